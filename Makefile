@@ -1,0 +1,38 @@
+# Each target makes .venv with plain pip if it is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test rows bench lint clean
+
+demo: .venv/demo
+	$(BIN)/seewhy demo --out seewhy-demo
+
+test: .venv/dev lint
+	$(BIN)/python -m pytest
+
+lint: .venv/dev
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+
+# which acceptance rows have a passing test, and which have none
+rows: .venv/dev
+	$(BIN)/python -m pytest --rows
+
+# side by side with other libraries; takes about ten minutes and is no part of the tests
+bench: .venv/dev
+	$(BIN)/python -m benchmarks.gradient
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/demo: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
+	touch $@
+
+.venv/dev: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv seewhy-demo

@@ -1,0 +1,80 @@
+"""Show why a neural network decided what it did, and how far the picture can be trusted.
+
+The line that data walks: input -> model -> method -> map -> evidence -> picture.
+What stands here is the table of contents; nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .errors import InputError, ModelError, OptionError, SeewhyError, UnknownNameError
+from .methods import METHODS
+from .types import Card, Explanation, Model, Prediction
+
+if TYPE_CHECKING:
+    from .methods.explain import explain as explain
+    from .models import load as load
+    from .models import wrap as wrap
+    from .trace import targets as targets
+    from .trace.path import path as path
+    from .trace.predict import predict as predict
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "explain": "methods.explain:explain",
+    "load": "models:load",
+    "path": "trace.path:path",
+    "predict": "trace.predict:predict",
+    "targets": "trace.targets:",
+    "wrap": "models:wrap",
+}
+
+__all__ = [
+    "METHODS",
+    "Card",
+    "Explanation",
+    "InputError",
+    "Model",
+    "ModelError",
+    "OptionError",
+    "Prediction",
+    "SeewhyError",
+    "UnknownNameError",
+    *_WHERE,
+]
+
+
+def _fetch(place: str) -> Any:
+    module, name = place.split(":")
+    found = import_module(f"{__name__}.{module}")
+    return getattr(found, name) if name else found
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return _fetch(_WHERE[name])
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def _attached(place: str) -> Any:
+    """A method of a record that lives in a room the record must not know."""
+
+    def call(self: Any, *args: Any, **options: Any) -> Any:
+        return _fetch(place)(self, *args, **options)
+
+    return call
+
+
+Model.prepare = _attached("inputs:prepare")
+Explanation.show = _attached("pictures:show")
+Explanation.save = _attached("pictures:save")
+Explanation.load = staticmethod(lambda file: _fetch("pictures:load")(file))
+Explanation._repr_png_ = _attached("pictures:png")
+Prediction.__str__ = _attached("pictures.table:prediction")  # type: ignore[method-assign]

@@ -1,0 +1,51 @@
+"""The `seewhy` command. Options of methods are read off the table; nothing heavy is imported before it is used.
+
+stdout carries data, stderr everything else. Exit codes: 0 done, 2 usage, 3 input or model refused, 5 internal error.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from typer.exceptions import TyperException
+
+from seewhy.errors import InputError, ModelError, SeewhyError
+
+from .commands import command
+
+USAGE, REFUSED, INTERNAL = 2, 3, 5
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and give its exit code; a user never sees a traceback without --debug."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    try:
+        code = command.main([a for a in given if a != "--debug"], prog_name="seewhy", standalone_mode=False)
+    except (TyperException, SeewhyError, OSError, KeyboardInterrupt) as error:
+        if debug:
+            raise
+        return _refuse(error)
+    except Exception as error:  # the last door: one line instead of a traceback
+        if debug:
+            raise
+        print(f"seewhy: internal error ({type(error).__name__}: {_line(error)}). Rerun with --debug.", file=sys.stderr)
+        return INTERNAL
+    return code if isinstance(code, int) else 0
+
+
+def _refuse(error: BaseException) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        print("seewhy: stopped", file=sys.stderr)
+        return 130
+    if isinstance(error, TyperException):
+        message = error.format_message()
+        print(f"seewhy: {message} See 'seewhy --help'." if message else "", file=sys.stderr)
+        return USAGE
+    print(f"seewhy: {_line(error)}", file=sys.stderr)
+    return REFUSED if isinstance(error, (InputError, ModelError, OSError)) else USAGE
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,230 @@
+"""What the command can do."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from seewhy.errors import InputError, UnknownNameError, unknown
+from seewhy.methods import DEFAULT, METHODS
+from seewhy.methods.method import Option
+
+if TYPE_CHECKING:
+    from seewhy.types import Explanation
+
+app = typer.Typer(
+    name="seewhy",
+    help="Show why a neural network decided what it did, and how far the picture can be trusted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Inputs = Annotated[list[str], typer.Argument(help="Pictures.", show_default=False)]
+Network = Annotated[str, typer.Option("--model", help="The network; lite0 is embedded.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line instead of text.")]
+Crop = Annotated[bool, typer.Option("--crop", help="Cut out the centre, as the network's card says.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder for the figures.", show_default=True)]
+
+
+@app.command()
+def demo(out: Out = Path("seewhy-demo")) -> None:
+    """Explain three shipped pictures with the embedded network, offline."""
+    from .demo import run
+
+    run(out)
+
+
+@app.command()
+def predict(
+    inputs: Inputs,
+    model: Network = "lite0",
+    top: Annotated[int, typer.Option(min=1, help="How many classes.")] = 3,
+    crop: Crop = False,
+    as_json: Json = False,
+) -> None:
+    """Print the best classes of each picture."""
+    import seewhy
+    from seewhy.pictures.table import prediction
+
+    network = seewhy.load(model)
+    found = seewhy.predict(network, network.prepare(inputs, crop="card" if crop else None), top=top)
+    if not as_json:
+        print(prediction(found, [Path(name).name for name in inputs]))
+    else:
+        for name, best in zip(inputs, found, strict=True):
+            top_rows = [dict(zip(("label", "index", "probability"), b, strict=True)) for b in best]
+            print(json.dumps({"input": name, "top": top_rows}))
+
+
+@app.command()
+def methods(as_json: Json = False) -> None:
+    """List the methods."""
+    from seewhy.pictures.table import table
+
+    rows = [(name, m.summary, m.paper, ", ".join(m.options)) for name, m in METHODS.items()]
+    if as_json:
+        for row in rows:
+            print(json.dumps(dict(zip(("method", "what", "paper", "options"), row, strict=True))))
+    else:
+        print(table(("method", "what", "paper", "options"), rows))
+
+
+def explain(
+    inputs: list[str],
+    model: str,
+    method: list[str],
+    target: list[str] | None,
+    score: str,
+    crop: bool,
+    batch_size: int | None,
+    device: str,
+    seed: int,
+    out: Path,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Explain pictures; write one sheet each, the input first."""
+    import seewhy
+
+    for name in method:
+        if name not in METHODS:
+            raise unknown("method", name, METHODS)
+    given = {key: _number(value) for key, value in options.items() if value is not None}
+    network = seewhy.load(model)
+    x = network.prepare(inputs, crop="card" if crop else None)
+    found = seewhy.explain(
+        network, x, method, target=_targets(target), score=score, batch_size=batch_size or "auto", device=device,
+        seed=seed, **given,
+    )  # fmt: skip
+    folder = writable(out)
+    for n, name in enumerate(inputs):
+        file = folder / _unique(Path(name).stem, [Path(i).stem for i in inputs[:n]])
+        sheet([sample(e, n) for e in found], file)
+        _tell(name, file, [sample(e, n) for e in found], as_json)
+    for note in dict.fromkeys(note for e in found for note in e.notes):
+        print(f"note: {note}", file=sys.stderr)
+
+
+def sheet(found: list[Explanation], file: Path, **options: Any) -> None:
+    """Draw explanations of one input into a file."""
+    from seewhy.pictures import figure
+    from seewhy.pictures.sheet import DPI
+
+    figure(found, **options).savefig(file, dpi=DPI)
+
+
+def sample(e: Explanation, n: int) -> Explanation:
+    """One input's part of an explanation."""
+    from dataclasses import replace
+
+    part = slice(n, n + 1)
+    return replace(
+        e, values=e.values[part], maps=e.maps[part], scaled=e.scaled[part], scores=e.scores[part], input=e.input[part],
+        targets=None if e.targets is None else e.targets[part], labels=None if e.labels is None else e.labels[part],
+        probabilities=None if e.probabilities is None else e.probabilities[part],
+        completeness=None if e.completeness is None else e.completeness[part],
+    )  # fmt: skip
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made if it is missing.
+
+    Raises:
+        InputError: it cannot be one.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {folder}: not a folder that can be written ({error.strerror}).") from error
+    return folder
+
+
+def _tell(name: str, file: Path, found: list[Explanation], as_json: bool) -> None:
+    if not as_json:
+        print(file)
+        return
+    for e in found:
+        print(json.dumps({
+            "input": name, "sheet": str(file), "method": e.method, "labels": e.labels and e.labels[0], "score": e.score,
+            "scores": e.scores[0].tolist(), "options": {k: str(v) for k, v in e.options.items()},
+            "completeness": None if e.completeness is None else e.completeness[0].tolist(), "notes": e.notes,
+        }))  # fmt: skip
+
+
+def _unique(stem: str, before: list[str]) -> str:
+    count = before.count(stem)
+    return f"{stem}-{count + 1}.png" if count else f"{stem}.png"
+
+
+def _targets(given: list[str] | None) -> Any:
+    if not given:
+        return None
+    wanted = [int(t) if t.isdecimal() else t for t in given]
+    return wanted[0] if len(wanted) == 1 else wanted
+
+
+def _number(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _signature() -> inspect.Signature:
+    """The fixed options of `explain`, and each option of each method of the table, once."""
+    fixed: dict[str, tuple[Any, Any]] = {
+        "inputs": (inspect.Parameter.empty, Inputs),
+        "model": ("lite0", Network),
+        "method": ([DEFAULT], Annotated[list[str], typer.Option(help="Repeat it for several; see 'seewhy methods'.")]),
+        "target": (None, Annotated[list[str] | None, typer.Option(
+            help="Class index or label, repeated for several, or top3 (default: the best class).")]),
+        "score": ("logit", Annotated[Literal["logit", "probability", "log_probability", "margin"], typer.Option(
+            help="What of a class is explained.")]),
+        "crop": (False, Crop),
+        "batch_size": (None, Annotated[int | None, typer.Option(min=1, help="Samples a pass (default: auto).")]),
+        "device": ("auto", Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]),
+        "seed": (0, Annotated[int, typer.Option(help="Of methods that draw.")]),
+        "out": (Path("seewhy-out"), Out),
+        "as_json": (False, Json),
+    }  # fmt: skip
+    users: dict[str, list[str]] = {}
+    options: dict[str, Option] = {}
+    for name, method in METHODS.items():
+        for key, option in method.options.items():
+            users.setdefault(key, []).append(name)
+            options.setdefault(key, option)
+    for key, option in options.items():
+        fixed[key] = (None, _annotation(option, ", ".join(users[key])))
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Signature(
+        [inspect.Parameter(name, kind, default=default, annotation=hint) for name, (default, hint) in fixed.items()]
+    )
+
+
+def _annotation(option: Option, users: str) -> Any:
+    default = "" if option.default is None else f" (default: {option.default})"
+    low = option.between.low if option.between.low > float("-inf") else None
+    details: Any = typer.Option(
+        help=option.help + default, rich_help_panel=f"Options of {users}", show_default=False, min=low
+    )
+    if option.choices:
+        return Annotated[Literal[option.choices] | None, details]
+    kind = option.kind if option.kind in (int, float, bool) else str
+    return Annotated[kind | None, details]
+
+
+def _command() -> Callable[..., Any]:
+    explain.__signature__ = _signature()  # type: ignore[attr-defined]
+    app.command()(explain)
+    return typer.main.get_command(app)
+
+
+command: Any = _command()
+__all__ = ["UnknownNameError", "app", "command"]

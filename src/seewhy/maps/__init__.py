@@ -1,0 +1,34 @@
+"""Filters: map -> map. Every step from a raw result to a picture has a name here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from seewhy.types import Maps, Values
+
+
+def absolute_sum(values: Values) -> Maps:
+    """Sum of the channels' absolute values (Simonyan et al. 2014, section 3.1, with a sum for the maximum)."""
+    return values.abs().sum(dim=2)
+
+
+def channel_sum(values: Values) -> Maps:
+    """Signed sum of the channels."""
+    return values.sum(dim=2)
+
+
+def spread(maps: Maps) -> Float[Tensor, "N K"]:
+    """Largest minus smallest value of each map."""
+    flat = maps.flatten(2)
+    return flat.amax(2) - flat.amin(2)
+
+
+def rescale(maps: Maps) -> Maps:
+    """Each map to [0, 1]: (m - min) / (max - min). A constant map gives zeros; no absolute epsilon."""
+    flat = maps.flatten(2)
+    low, width = flat.amin(2, keepdim=True), spread(maps).unsqueeze(2)
+    return ((flat - low) / width.masked_fill(width == 0, 1)).reshape(maps.shape)

@@ -1,0 +1,1 @@
+"""Gradients whose rectifiers pass something else backwards."""

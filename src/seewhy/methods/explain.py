@@ -1,0 +1,262 @@
+"""explain(): a question in, an `Explanation` out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from seewhy import maps
+from seewhy.errors import ModelError, OptionError, choose, unknown
+from seewhy.trace import targets
+from seewhy.trace.forward import bytes_a_sample, quiet, ready, run
+from seewhy.trace.outputs import join
+from seewhy.trace.predict import ALREADY, probabilities
+from seewhy.trace.tap import check_layer
+from seewhy.types import Card, Evaluations, Explanation
+
+from . import DEFAULT, METHODS
+from .families import FAMILIES, Given, Member, Scene, batches
+from .method import Method, fill
+from .progress import tracked
+
+if TYPE_CHECKING:
+    from seewhy.types import Indices, Inputs, Model, Scores
+
+BATCH = {"cpu": 8}  # larger ones are slower on a CPU, see docs/benchmarks.md
+BATCH_ELSEWHERE = 32
+UPSAMPLING = ("bicubic", "linear", "nearest", "none")
+
+
+def explain(
+    model: Any,
+    x: Any,
+    method: str | Method | Sequence[str | Method] = DEFAULT,
+    *,
+    target: Any = None,
+    score: str = "logit",
+    feature_layer: str | None = None,
+    reduction_layer: str | None = None,
+    upsample: str = "bicubic",
+    batch_size: int | str = "auto",
+    max_memory: int | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    progress: bool | None = None,
+    **options: Any,
+) -> Any:
+    """Show why the network decided what it did.
+
+    Args:
+        model: a network, or a wrapped one.
+        x: a batch in the network's own layout, or what the model's `prepare` takes. A list of unbatched
+            tensors gives a list of explanations, one an input.
+        method: a name, or a list of them, which share forward passes; a list gives a list.
+        target: None: the best class of each sample. Class index or label; a list of them: K targets, each on its
+            own. Tensor [N] or [N, K]: per sample. "top3". Function(output) -> [N], or a list of them; it sees any
+            part of the batch at a time.
+        score: "logit", "probability", "log_probability" or "margin" of a class.
+        feature_layer: for methods that read a layer; those of this table that exist today read the input.
+        reduction_layer: name of the layer whose output is explained; default: the network's output.
+        upsample: how a map is brought to the input's size: "bicubic", "linear", "nearest", "none". Maps of the
+            gradient methods have it already.
+        batch_size: samples a pass; "auto": 8 on a CPU. Halved wherever an allocator refuses.
+        max_memory: bytes the call may add; the batch is chosen to hold it, from one measured sample.
+        device: "auto": where the network lies; "cpu", "cuda", "cuda:1".
+        seed: of methods that draw; same seed, same map.
+        progress: show a bar on work over two seconds; default: on a terminal.
+        **options: the method's own, see `seewhy.METHODS[name].options`.
+
+    Returns:
+        `Explanation`; a list of them for a list of methods or of unbatched tensors (methods outermost).
+
+    Raises:
+        UnknownNameError: no such method, option, label or layer.
+        OptionError: a value that is not allowed.
+        InputError: the input cannot be used.
+        ModelError: the network cannot give what the method needs.
+    """
+    began = time.perf_counter()
+    if isinstance(x, (list, tuple)) and x and all(isinstance(one, Tensor) for one in x):
+        same = {"target": target, "score": score, "feature_layer": feature_layer, "reduction_layer": reduction_layer}
+        same |= {"upsample": upsample, "batch_size": batch_size, "max_memory": max_memory}
+        same |= {"device": device, "seed": seed, "progress": progress}
+        each = [explain(model, one[None], method, **same, **options) for one in x]
+        return each if _is_one(method) else [list(one) for one in zip(*each, strict=True)]
+    names, members = _members(method, options)
+    choose("score", score, targets.SCORES)
+    choose("upsample", upsample, UPSAMPLING)
+    if feature_layer is not None:
+        raise OptionError(f"feature_layer={feature_layer!r}: {', '.join(names)} read no layer; leave it out.")
+    _check_sizes(batch_size, max_memory)
+    model, inputs = ready(model, x, device)
+    _check_needs(model, names, members)
+    targets.check(target, len(inputs))
+    if reduction_layer is not None:
+        check_layer(model, reduction_layer)
+
+    with quiet(model), tracked(", ".join(names), progress) as advance:
+        size = _size(model, inputs, batch_size, max_memory)
+
+        def work(start: int, stop: int) -> _Piece:
+            part = slice(start, stop)
+            return _explain_batch(model, inputs[part], members, reduction_layer, size, advance,
+                                  lambda explained: targets.resolve(target, score, model, explained, part))  # fmt: skip
+
+        pieces = list(batches(work, len(inputs), size))
+
+    shared = _shared(model, inputs, pieces, target)
+    shared |= {"seed": seed, "score": score, "reduction_layer": reduction_layer}
+    shared |= {"seconds": time.perf_counter() - began}
+    found = [
+        _assembled(name, member, [piece.given[i] for piece in pieces], shared)
+        for i, (name, member) in enumerate(zip(names, members, strict=True))
+    ]
+    return found[0] if _is_one(method) else found
+
+
+class _Piece(NamedTuple):
+    """What is known of one batch."""
+
+    output: Any
+    indices: Indices | None
+    scores: Scores
+    probabilities: Tensor | None
+    given: list[Given]
+    notes: tuple[str, ...]
+
+
+def _explain_batch(
+    model: Model,
+    x: Inputs,
+    members: list[Member],
+    layer: str | None,
+    size: int,
+    advance: Callable[[int], None],
+    resolve: Callable[[Any], targets.Asked],
+) -> _Piece:
+    graph = any(FAMILIES[m.method.feeds] is FAMILIES["input_gradient"] for m in members)
+    done = run(model, x, graph=graph, layer=layer)
+    advance(len(x))
+    asked = resolve(done.explained)
+    answers = targets.scored(asked, done.explained, model)
+    shares, notes = _shares(asked, done.explained, model)
+    scene = Scene(model, done, asked, answers, size, layer, advance)
+    given: dict[int, Given] = {}
+    for family in dict.fromkeys(FAMILIES.values()):
+        mine = [i for i, m in enumerate(members) if FAMILIES[m.method.feeds] is family]
+        if mine:
+            given |= dict(zip(mine, family(scene, [members[i] for i in mine]), strict=True))
+    scores = torch.stack([a.value for a in answers], 1)
+    return _Piece(join([done.output]), asked.indices, scores, shares, [given[i] for i in range(len(members))], notes)
+
+
+def _shares(asked: targets.Asked, explained: Any, model: Model) -> tuple[Tensor | None, tuple[str, ...]]:
+    """Softmax of the explained classes, where classes compete for one answer a sample."""
+    if asked.indices is None:
+        return None, ()
+    shares, already = probabilities(explained.detach(), model)
+    if already and asked.score != "logit":
+        raise OptionError(f"score={asked.score!r} adds a softmax, but {ALREADY}.")
+    return (None if shares is None or shares.ndim > 2 else shares.gather(1, asked.indices)), (ALREADY,) * already
+
+
+def _shared(model: Model, x: Inputs, pieces: list[_Piece], target: Any) -> dict[str, Any]:
+    """What all methods of a call have in common."""
+    indices = None if pieces[0].indices is None else torch.cat([p.indices for p in pieces]).cpu()  # type: ignore[misc]
+    shares = None if pieces[0].probabilities is None else torch.cat([p.probabilities for p in pieces]).cpu()  # type: ignore[misc]
+    notes = tuple(dict.fromkeys(note for p in pieces for note in p.notes))
+    if isinstance(target, (list, tuple)) and 1 < len(target) == len(x):
+        notes += (
+            f"a list of {len(target)} targets explains each of them for every sample; for one target a sample give a "
+            "tensor",
+        )
+    return {
+        "input": x.cpu(),
+        "preparation": model.preparation if isinstance(model.preparation, Card) else None,
+        "output": join([p.output for p in pieces]),
+        "targets": indices,
+        "labels": None if indices is None else targets.names_of(indices, model.labels),
+        "probabilities": shares,
+        "scores": torch.cat([p.scores for p in pieces]).cpu(),
+        "notes": notes,
+    }
+
+
+def _assembled(name: str, member: Member, given: list[Given], shared: Mapping[str, Any]) -> Explanation:
+    """One method's batches as one record."""
+    parts = [g.attribution for g in given]
+    values = torch.cat([p.values.detach().cpu() for p in parts])
+    values = values if values.dtype == torch.float64 else values.float()
+    reduced = member.method.reduce(values)
+    flat = (maps.spread(reduced) == 0).nonzero().tolist()
+    constant = tuple(f"the map of sample {n}, target {k} is constant: it shows nothing" for n, k in flat)
+    missing = [p.completeness for p in parts if p.completeness is not None]
+    notes = tuple(dict.fromkeys(note for p in parts for note in p.notes))
+    return Explanation(
+        **{k: v for k, v in shared.items() if k != "notes"},
+        method=name,
+        title=member.method.title,
+        options=dict(member.options),
+        values=values,
+        maps=reduced.float(),
+        scaled=maps.rescale(reduced).float(),
+        completeness=torch.cat(missing).cpu() if missing else None,
+        evaluations=Evaluations(*map(sum, zip(*(g.evaluations for g in given), strict=True))),
+        notes=shared["notes"] + notes + constant,
+    )
+
+
+def _is_one(method: Any) -> bool:
+    return isinstance(method, (str, Method))
+
+
+def _members(method: Any, options: Mapping[str, Any]) -> tuple[list[str], list[Member]]:
+    """The methods asked for, each with those of the options that it knows."""
+    asked = [method] if _is_one(method) else list(method)
+    if not asked:
+        raise OptionError("method=[] asks for nothing: give at least one name.")
+    names, methods = [], []
+    for one in asked:
+        if not isinstance(one, Method) and one not in METHODS:
+            raise unknown("method", one, METHODS)
+        names.append(one.kernel.__name__ if isinstance(one, Method) else one)
+        methods.append(one if isinstance(one, Method) else METHODS[one])
+    known = {key for m in methods for key in m.options}
+    for key in options:
+        if key not in known:
+            raise unknown("option of " + ", ".join(names), key, sorted(known))
+    return names, [
+        Member(m, fill(name, m, {k: v for k, v in options.items() if k in m.options}))
+        for name, m in zip(names, methods, strict=True)
+    ]
+
+
+def _check_needs(model: Model, names: list[str], members: list[Member]) -> None:
+    for name, member in zip(names, members, strict=True):
+        if member.method.needs not in model.can:
+            works = [n for n, m in METHODS.items() if m.needs in model.can]
+            raise ModelError(
+                f"{name} needs {member.method.needs}, {model.name} can give {model.can}. "
+                f"Methods that work: {', '.join(works) or 'none'}."
+            )
+
+
+def _check_sizes(batch_size: int | str, max_memory: int | None) -> None:
+    for name, value, other in (("batch_size", batch_size, "auto"), ("max_memory", max_memory, None)):
+        if value != other and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise OptionError(f"{name}={value!r}: a whole number above 0, or {other!r}.")
+
+
+def _size(model: Model, x: Inputs, batch_size: int | str, max_memory: int | None) -> int:
+    """How many samples a pass may hold."""
+    size = batch_size if isinstance(batch_size, int) else BATCH.get(x.device.type, BATCH_ELSEWHERE)
+    if max_memory is None:
+        return size
+    each = bytes_a_sample(model, x)
+    if each > max_memory:
+        raise OptionError(f"max_memory={max_memory}: one sample of {model.name} needs about {each} bytes.")
+    return min(size, max_memory // each)

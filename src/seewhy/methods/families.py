@@ -1,0 +1,156 @@
+"""The few ways to feed kernels: the only code that knows both a model and a kernel.
+
+A family gets all its methods at once, so that they share what can be shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import torch
+
+from seewhy.errors import OptionError
+from seewhy.trace.forward import Pass, out_of_memory, run
+from seewhy.trace.path import resolve_baseline
+from seewhy.trace.rectifiers import find, rectified
+from seewhy.trace.targets import Asked, Scored, gradients, scored
+from seewhy.types import Attribution, Evaluations, GradientsAt, ScoresAt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from seewhy.types import Model
+
+    from .method import Method
+
+T = TypeVar("T")
+
+
+class Member(NamedTuple):
+    """A method with its options."""
+
+    method: Method
+    options: Mapping[str, Any]
+
+
+class Scene(NamedTuple):
+    """One batch: its forward, its questions and its answers, and how many samples fit at once."""
+
+    model: Model
+    done: Pass
+    asked: Asked
+    answers: list[Scored]
+    size: int
+    layer: str | None
+    advance: Callable[[int], None]
+
+
+class Given(NamedTuple):
+    """What a kernel gave, and what it cost."""
+
+    attribution: Attribution
+    evaluations: Evaluations
+
+
+def input_gradients(scene: Scene, members: list[Member]) -> list[Given]:
+    """One forward for all; for each backward rule and each target one retained backward."""
+    rules = [m.method.kernel if m.method.feeds == "rectifier_rule" else None for m in members]
+    rectifiers = find(scene.done.output) if any(rules) else None
+    found = {}
+    distinct = list(dict.fromkeys(rules))
+    for rule in distinct:
+        with rectified(rectifiers, rule):
+            found[rule] = gradients(scene.answers, scene.done.x, last=rule is distinct[-1])
+    lost = torch.stack([a.rescued for a in scene.answers], 1)
+    notes = () if not lost.any() else (
+        f"the score is saturated: the factor s(1-s) underflows and is left out for {int(lost.sum())} maps (same "
+        "picture, other unit)",
+    )  # fmt: skip
+    given = []
+    for member, rule in zip(members, rules, strict=True):
+        x = scene.done.x.detach()
+        if rule is None:
+            attribution = Attribution(_call(member, x=x, gradient=found[None]), notes=notes)
+        else:
+            attribution = Attribution(found[rule], notes=notes + (rectifiers.notes if rectifiers else ()))
+        given.append(Given(attribution, Evaluations(len(x), found[rule].shape[0] * found[rule].shape[1])))
+    return given
+
+
+def path_gradients(scene: Scene, members: list[Member]) -> list[Given]:
+    """Gradients and scores at many points, in batches; kernels fold them as they come."""
+    return [_follow(scene, member) for member in members]
+
+
+def _follow(scene: Scene, member: Member) -> Given:
+    x = scene.done.x.detach()
+    options = dict(member.options)
+    notes: tuple[str, ...] = ()
+    if "baseline" in options:
+        options["baseline"], named = resolve_baseline(scene.model, x, options["baseline"])
+        notes = (named,)
+    spent = [len(x), 0]
+
+    def answer(question: GradientsAt | ScoresAt) -> Tensor:
+        wanted = isinstance(question, GradientsAt)
+        points = question.points
+        rows = torch.arange(len(x), device=x.device).repeat(len(points))
+        flat = points.flatten(0, 1)
+
+        def part(start: int, stop: int) -> Tensor:
+            done = run(scene.model, flat[start:stop], graph=wanted, layer=scene.layer)
+            answers = scored(scene.asked.take(rows[start:stop]), done.explained, scene.model, rescue=False)
+            n, k = stop - start, len(answers)
+            spent[0], spent[1] = spent[0] + n, spent[1] + n * k * wanted
+            scene.advance(n)
+            return gradients(answers, done.x) if wanted else torch.stack([a.value for a in answers], 1)
+
+        found = torch.cat(list(batches(part, len(flat), scene.size)))
+        return found.reshape(*points.shape[:2], *found.shape[1:])
+
+    score = torch.stack([a.value for a in scene.answers], 1)
+    kernel = _call(member._replace(options=options), x=x, score=score, block=max(1, scene.size // len(x)))
+    given = _drive(kernel, answer)
+    return Given(given._replace(notes=notes + given.notes), Evaluations(*spent))
+
+
+def _drive(kernel: Generator[Any, Tensor, Attribution], answer: Callable[[Any], Tensor]) -> Attribution:
+    try:
+        question = next(kernel)
+        while True:
+            question = kernel.send(answer(question))
+    except StopIteration as finished:
+        given: Attribution = finished.value
+        return given
+
+
+def _call(member: Member, **facts: Any) -> Any:
+    """The kernel, with what it reads and its options."""
+    missing = [name for name in member.method.reads if name not in facts]
+    if missing:
+        raise OptionError(f"a kernel fed by {member.method.feeds!r} reads {', '.join(facts)}; {missing} is not there.")
+    return member.method.kernel(*(facts[name] for name in member.method.reads), **member.options)
+
+
+def batches(work: Callable[[int, int], T], count: int, size: int) -> Iterator[T]:
+    """work(start, stop) over 0..count in pieces of `size`, halved wherever an allocator refuses."""
+    start = 0
+    while start < count:
+        stop = min(start + size, count)
+        try:
+            result = work(start, stop)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or stop - start == 1:
+                raise
+            size = max(1, (stop - start) // 2)
+            continue
+        yield result
+        start = stop
+
+
+FAMILIES: dict[str, Callable[[Scene, list[Member]], list[Given]]] = {
+    "input_gradient": input_gradients,
+    "rectifier_rule": input_gradients,
+    "path_gradient": path_gradients,
+}

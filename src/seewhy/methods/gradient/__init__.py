@@ -1,0 +1,1 @@
+"""Gradients at the input, and along paths of inputs."""

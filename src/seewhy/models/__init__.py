@@ -1,0 +1,59 @@
+"""2. Who answers: `wrap` for what you have, `load` for what has a name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from seewhy.errors import ModelError, OptionError
+from seewhy.types import Can, Card, Model
+
+from .zoo import load
+
+__all__ = ["load", "wrap"]
+
+
+def wrap(
+    network: Any,
+    *,
+    labels: Sequence[str] | None = None,
+    prepare: Card | Callable[[Any], torch.Tensor] | None = None,
+    layout: str | None = None,
+    forward: Callable[[Any, torch.Tensor], Any] | None = None,
+) -> Model:
+    """Say what is known about a network. The network itself is not touched.
+
+    Args:
+        network: a `torch.nn.Module`, or any callable tensor -> scores. A `Model` comes back as it is.
+        labels: names of the classes, in the order of the scores.
+        prepare: a `Card`, or a function that turns whatever you have into a batch of inputs.
+        layout: one letter an axis of the input: N the batch, C the channels, any others ("NHWC", "NTC"; "NF": features
+            without channels). Default: N first, C second.
+        forward: how to call the network, `forward(network, x)`; for keyword arguments, say, or to pick
+            one of several outputs.
+
+    Raises:
+        ModelError: it cannot be called.
+        OptionError: the layout is none, or the network is wrapped already.
+    """
+    if isinstance(network, Model):
+        if any(v is not None for v in (labels, prepare, layout, forward)):
+            raise OptionError("this network is wrapped already: give the options to the bare network.")
+        return network
+    if not callable(network):
+        raise ModelError(f"a {type(network).__name__} cannot be called: give a torch module or a function.")
+    if layout is not None and (len(set(layout)) != len(layout) or "N" not in layout):
+        raise OptionError(f"layout={layout!r}: one letter an axis, N among them, such as 'NHWC' or 'NTC'.")
+    module = network if isinstance(network, torch.nn.Module) else None
+    call = network if forward is None else (lambda x: forward(network, x))
+    return Model(
+        forward=call,
+        module=module,
+        can=Can.SCORES | Can.GRADIENTS | (Can.LAYERS if module is not None else Can(0)),
+        labels=None if labels is None else tuple(map(str, labels)),
+        layout=layout,
+        preparation=prepare,
+        name=getattr(network, "__name__", type(network).__name__),
+    )

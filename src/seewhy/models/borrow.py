@@ -1,0 +1,46 @@
+"""Use somebody's module for a while and leave no trace on it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+_lock = threading.Lock()
+# what is held: id -> [object, attribute, value before, how many calls hold it]. Overlapping calls (threads, shared
+# parts) count; the last one out puts the value back.
+_held: dict[int, list[Any]] = {}
+
+
+@contextmanager
+def borrowed(module: torch.nn.Module | None) -> Iterator[None]:
+    """Evaluation mode and frozen weights inside, everything as before outside, also after an error.
+
+    Flags are set one by one: `.eval()` may be overridden and do work of its own. Frozen weights spare
+    autograd their gradients. Threads may overlap; training the module meanwhile is not supported.
+    """
+    if module is None:
+        yield
+        return
+    flags: list[tuple[Any, str, bool]] = [(part, "training", False) for part in module.modules()]
+    flags += [(weight, "requires_grad", False) for weight in module.parameters() if weight.is_leaf]
+    with _lock:
+        for thing, name, value in flags:
+            entry = _held.setdefault(id(thing), [thing, name, getattr(thing, name), 0])
+            entry[3] += 1
+            if getattr(thing, name) != value:
+                setattr(thing, name, value)
+    try:
+        yield
+    finally:
+        with _lock:
+            for thing, name, _ in flags:
+                entry = _held[id(thing)]
+                entry[3] -= 1
+                if entry[3] == 0:
+                    del _held[id(thing)]
+                    if getattr(thing, name) != entry[2]:
+                        setattr(thing, name, entry[2])

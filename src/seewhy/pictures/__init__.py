@@ -1,0 +1,10 @@
+"""7. What people see: colour, overlay, sheets, tables, files."""
+
+from __future__ import annotations
+
+from .colour import COLORMAPS, colormap, colour
+from .files import load, save
+from .overlay import overlay
+from .sheet import figure, path_figure, png, show
+
+__all__ = ["COLORMAPS", "colormap", "colour", "figure", "load", "overlay", "path_figure", "png", "save", "show"]

@@ -1,0 +1,102 @@
+"""Explanations to and from files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from seewhy.errors import InputError, OptionError
+from seewhy.types import Card, Evaluations, Explanation
+
+from .sheet import DPI, figure
+
+DRAWN = (".png", ".svg", ".pdf")
+_MARK = "$"  # a key that no option has
+
+
+def save(explanation: Explanation, file: str | Path, **options: Any) -> None:
+    """Write the sheet (.png, .svg, .pdf) or everything that is known (.npz, read back by `Explanation.load`).
+
+    Args:
+        explanation: what to write.
+        file: where; its ending decides.
+        **options: of `seewhy.pictures.figure`, for a sheet.
+
+    Raises:
+        OptionError: another ending.
+    """
+    path = Path(file)
+    if path.suffix.lower() in DRAWN:
+        figure(explanation, **options).savefig(path, dpi=DPI)
+    elif path.suffix.lower() == ".npz":
+        arrays: dict[str, np.ndarray] = {}
+        record = {f.name: _pack(getattr(explanation, f.name), arrays) for f in fields(Explanation)}
+        np.savez_compressed(path, allow_pickle=False, record=np.array(json.dumps(record)), **arrays)
+    else:
+        raise OptionError(f"{path.name}: the ending must be one of {', '.join(DRAWN)}, .npz.")
+
+
+def load(file: str | Path) -> Explanation:
+    """Read an explanation that was saved as .npz. An output of a make of its own comes back as a dictionary.
+
+    Raises:
+        InputError: missing, or no such file.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            arrays = {key: stored[key] for key in stored.files}
+        record = json.loads(str(arrays.pop("record")))
+        known = {f.name for f in fields(Explanation)}
+        return Explanation(**{key: _unpack(value, arrays) for key, value in record.items() if key in known})
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file.") from None
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        raise InputError(f"{file}: not an explanation saved as .npz ({error}).") from error
+
+
+def _pack(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    if isinstance(value, np.ndarray) or hasattr(value, "numpy"):
+        key, is_array = f"array{len(arrays)}", isinstance(value, np.ndarray)
+        arrays[key] = value if is_array else value.detach().cpu().numpy()
+        return {_MARK: "array" if is_array else "tensor", "of": key}
+    if isinstance(value, Card):
+        return {_MARK: "card", "of": _pack(vars(value), arrays)}
+    if isinstance(value, Evaluations):
+        return {_MARK: "evaluations", "of": list(value)}
+    if is_dataclass(value) and not isinstance(value, type):
+        return _pack({f.name: getattr(value, f.name) for f in fields(value)}, arrays)
+    if isinstance(value, Mapping):
+        return {str(key): _pack(one, arrays) for key, one in value.items()}
+    if isinstance(value, tuple):
+        return {_MARK: "tuple", "of": [_pack(one, arrays) for one in value]}
+    if isinstance(value, list):
+        return [_pack(one, arrays) for one in value]
+    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
+
+
+def _unpack(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    if isinstance(value, list):
+        return [_unpack(one, arrays) for one in value]
+    if not isinstance(value, dict):
+        return value
+    kind: Any = value.get(_MARK)
+    of: Any = value.get("of")
+    if kind == "tensor":
+        import torch
+
+        return torch.from_numpy(arrays[of])
+    if kind == "array":
+        return arrays[of]
+    if kind == "card":
+        return Card(**_unpack(of, arrays))
+    if kind == "evaluations":
+        return Evaluations(*of)
+    if kind == "tuple":
+        return tuple(_unpack(one, arrays) for one in of)
+    return {key: _unpack(one, arrays) for key, one in value.items()}

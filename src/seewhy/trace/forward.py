@@ -1,0 +1,155 @@
+"""One pass through a network: what went in, what came out, and the graph between if it is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seewhy.errors import InputError, ModelError, OptionError
+from seewhy.models import wrap
+from seewhy.models.borrow import borrowed
+
+from .layout import canonical, check_rank, own
+from .outputs import describe, tensors
+from .tap import tapped
+
+if TYPE_CHECKING:
+    from seewhy.types import Inputs, Model
+
+
+class Pass(NamedTuple):
+    """One forward: the leaf that went in, the network's output, and the part of it that is explained."""
+
+    x: Inputs
+    output: Any
+    explained: Any
+
+
+@contextmanager
+def quiet(model: Model) -> Iterator[None]:
+    """Everything that touches the network happens inside: eval mode, frozen weights, ordinary tensors."""
+    with borrowed(model.module), torch.inference_mode(False):
+        yield
+
+
+def run(model: Model, x: Inputs, *, graph: bool, layer: str | None = None) -> Pass:
+    """One forward of a batch, with the autograd graph back to the input, or without.
+
+    Args:
+        model: who answers.
+        x: the batch.
+        graph: whether gradients will be asked.
+        layer: the layer whose output is explained; None: the network's own output.
+
+    Raises:
+        ModelError: the network refuses the input, its output is not finite or has lost the batch, or the
+            layer did not run exactly once.
+    """
+    leaf = x.detach().clone().requires_grad_(graph)
+    with torch.set_grad_enabled(graph), tapped(model, layer) as seen:
+        try:
+            output = model.forward(own(leaf, model.layout))
+        except (RuntimeError, ValueError, IndexError) as error:
+            if out_of_memory(error):
+                raise
+            shape = list(own(x, model.layout).shape)
+            raise ModelError(f"{model.name} failed on an input of shape {shape}: {error}") from error
+    if not isinstance(output, Tensor) and isinstance(output, np.ndarray):
+        output = torch.from_numpy(output)
+    for tensor in tensors(output):
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ModelError(f"{model.name} gave NaN or infinite values on a finite input: look at its weights.")
+    if isinstance(output, Tensor) and (output.ndim == 0 or len(output) != len(x)):
+        raise ModelError(
+            f"{model.name} gave {describe(output)} for {len(x)} samples: the first axis must be the batch."
+        )
+    if layer is not None and len(seen) != 1:
+        raise ModelError(f"layer {layer!r} ran {len(seen)} times in one forward: one that runs once can be explained.")
+    return Pass(leaf, output, output if layer is None else seen[0])
+
+
+def bytes_a_sample(model: Model, x: Inputs) -> int:
+    """What a pass with its graph keeps for one sample, measured on the first one; weights are not counted."""
+    weights = {w.untyped_storage().data_ptr() for w in _weights(model)}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        run(model, x[:1], graph=True)
+    return sum(kept.values()) + 4 * x[:1].numel() * x.element_size()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator, of a GPU or of this machine, refused."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def ready(model: Any, x: Any, device: str = "auto") -> tuple[Model, Inputs]:
+    """Wrap the network, prepare the input, and bring it to N C S, to the network's device and precision.
+
+    Raises:
+        InputError: the input is empty, not finite, or has an impossible number of axes.
+    """
+    model = wrap(model)
+    if not isinstance(x, Tensor):
+        bare = model.preparation is None and isinstance(x, np.ndarray)
+        x = torch.from_numpy(x) if bare else model.prepare(x)
+    if not isinstance(x, Tensor):
+        raise InputError(f"the preparation of {model.name} gave a {type(x).__name__}: a tensor is needed.")
+    check_rank(x, model.layout)
+    if model.layout is None and x.ndim == 2:  # a plain feature vector: one channel, F positions
+        model = replace(model, layout="NF")
+    if x.numel() == 0:
+        raise InputError(f"the input has shape {list(x.shape)}: there is nothing in it to explain.")
+    if x.is_complex():
+        raise InputError("the input is complex: give its real and imaginary parts as channels.")
+    if not x.isfinite().all():
+        bad = int((~x.isfinite()).sum())
+        raise InputError(f"the input holds {bad} NaN or infinite values of {x.numel()}: clean it first.")
+    model, place = placed(model, device)
+    floats = [w for w in _weights(model) if w.is_floating_point()]
+    dtype = floats[0].dtype if floats else x.dtype if x.is_floating_point() else torch.float32
+    return model, canonical(x.detach().to(place or x.device, dtype), model.layout)
+
+
+def placed(model: Model, device: str) -> tuple[Model, torch.device | None]:
+    """The network and the device to use; "auto": where the network lies. Nobody's network is ever moved.
+
+    Raises:
+        OptionError: there is no such device, or the network lies elsewhere.
+    """
+    here = next((w.device for w in _weights(model)), None)
+    if device == "auto":
+        return model, here
+    try:
+        place = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(f"device={device!r} is not there: use 'auto' or 'cpu'. ({error})") from None
+    if here is None or here == place:
+        return model, place
+    raise OptionError(
+        f"device={device!r}, but {model.name} lies on {here}: move it with network.to({device!r}), or use 'auto'."
+    )
+
+
+def _weights(model: Model) -> list[Tensor]:
+    if model.module is None:
+        return []
+    weights = list(model.module.parameters()) + list(model.module.buffers())
+    if any(w.is_inference() for w in weights):
+        raise ModelError(
+            f"{model.name} has weights made in inference mode, which autograd cannot use: "
+            "build or load it outside torch.inference_mode()."
+        )
+    return weights

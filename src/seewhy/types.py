@@ -1,0 +1,185 @@
+"""The records that travel down the line, and the names of their shapes. Free of torch at import.
+
+N samples, K explained targets a sample, C channels, *S the spatial or temporal axes of the input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Flag, auto
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float, Int64
+    from torch import Tensor
+    from torch.nn import Module
+
+    Baseline = float | str | Tensor | np.ndarray | None
+
+    Inputs = Float[Tensor, "N C *S"]
+    Values = Float[Tensor, "N K C *S"]
+    Maps = Float[Tensor, "N K *S"]
+    Scores = Float[Tensor, "N K"]
+    Indices = Int64[Tensor, "N K"]
+else:
+    Baseline = Any
+
+
+class Between(NamedTuple):
+    """The range that a number may have; stands in an option's annotation."""
+
+    low: float = float("-inf")
+    high: float = float("inf")
+
+
+class Can(Flag):
+    """What a model can give, and what a method needs."""
+
+    SCORES = auto()
+    GRADIENTS = auto()  # of a score at the input, through autograd
+    LAYERS = auto()  # named layers inside
+
+
+@dataclass(frozen=True)
+class Card:
+    """How pictures are prepared for a network: what timm calls its pretrained configuration."""
+
+    size: tuple[int, int]  # height, width
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    interpolation: str = "bicubic"
+    crop: float = 1.0  # share of the shorter side that crop="card" keeps
+
+
+@dataclass(frozen=True)
+class Model:
+    """Who answers: a network and what is known about it. Made by `seewhy.wrap` and `seewhy.load`.
+
+    Attributes:
+        forward: the network's own input (its own layout) -> its output, as it gives it.
+        module: the torch module behind it, or None for a plain callable.
+        can: what it can give.
+        labels: names of the classes, or None.
+        layout: one letter an axis of the input, such as "NHWC"; None means "NC" and the other axes ("NF" for two).
+        preparation: a `Card`, or a function from anything to a batch; None: tensors only.
+        name: how messages and figures call it.
+    """
+
+    forward: Callable[[Tensor], Any]
+    module: Module | None = None
+    can: Can = Can.SCORES | Can.GRADIENTS
+    labels: tuple[str, ...] | None = None
+    layout: str | None = None
+    preparation: Card | Callable[[Any], Tensor] | None = None
+    name: str = "network"
+
+    prepare: ClassVar[Callable[..., Tensor]]  # attached in seewhy/__init__.py
+
+
+class GradientsAt(NamedTuple):
+    """A path kernel asks: the gradients at these points [M, N, C, *S]. The answer is [M, N, K, C, *S]."""
+
+    points: Tensor
+
+
+class ScoresAt(NamedTuple):
+    """A path kernel asks: the scores at these points [M, N, C, *S]. The answer is [M, N, K]."""
+
+    points: Tensor
+
+
+class Attribution(NamedTuple):
+    """What a kernel gives; only `values` where there is nothing more to say."""
+
+    values: Values
+    completeness: Tensor | None = None
+    stderr: Tensor | None = None
+    extras: Mapping[str, Any] = {}
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The best classes of each sample; prints as a table, iterates sample by sample.
+
+    Attributes:
+        indices: [N, top] class indices, best first.
+        probabilities: [N, top].
+        labels: the same as names (the index as text where the model has no labels).
+        output: the model's whole output.
+        notes: what a reader must know.
+    """
+
+    indices: Tensor
+    probabilities: Tensor
+    labels: tuple[tuple[str, ...], ...]
+    output: Any = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[list[tuple[str, int, float]]]:
+        for names, index, share in zip(self.labels, self.indices, self.probabilities, strict=True):
+            yield list(zip(names, index.tolist(), share.tolist(), strict=True))
+
+
+class Evaluations(NamedTuple):
+    """Passes of single inputs through the network; a forward shared by methods counts in each."""
+
+    forward: int
+    backward: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why the network decided what it did, as far as one method can tell.
+
+    Tensors are detached and on the CPU.
+
+    Attributes:
+        values: [N, K, C or 1, *S'] the raw result, signed, at the method's own resolution.
+        maps: [N, K, *S] channels reduced, resampled, not rescaled.
+        scaled: maps rescaled to [0, 1] a map; a constant map gives zeros and a note.
+        targets: [N, K] class indices, or None for callables; labels: the same as names.
+        scores: [N, K] the explained scores; score: which kind.
+        probabilities: [N, K] softmax of the explained classes, or None.
+        output: the model's whole output, as it gave it.
+        input: [N, C, *S] what was explained; preparation: the `Card` it was prepared by, if any.
+        method, options, seed: what was asked, defaults filled in; title: the method's name for people.
+        feature_layer, reduction_layer, layer_reason: layers used, and why.
+        stderr: standard error of values, for sampled methods.
+        extras: what only this method gives.
+        completeness: [N, K] sum of the attributions - (score - baseline score), where promised.
+        evaluations: passes spent; seconds: wall time of the call.
+        notes: what a reader must know before trusting the map.
+    """
+
+    values: Tensor
+    maps: Tensor
+    scaled: Tensor
+    scores: Tensor
+    method: str
+    title: str
+    input: Tensor = field(repr=False)
+    targets: Tensor | None = None
+    labels: tuple[tuple[str, ...], ...] | None = None
+    probabilities: Tensor | None = None
+    output: Any = field(default=None, repr=False)
+    preparation: Card | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    score: str = "logit"
+    feature_layer: str | None = None
+    reduction_layer: str | None = None
+    layer_reason: str | None = None
+    stderr: Tensor | None = None
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    completeness: Tensor | None = None
+    evaluations: Evaluations = field(default=Evaluations(0, 0))
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    show: ClassVar[Callable[..., Any]]  # these four are attached in seewhy/__init__.py
+    save: ClassVar[Callable[..., None]]
+    load: ClassVar[Callable[..., Explanation]]
+    _repr_png_: ClassVar[Callable[..., bytes]]
