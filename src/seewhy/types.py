@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    Baseline = float | str | Tensor | np.ndarray | None
+    Baseline = int | float | str | Tensor | np.ndarray | None
 
     Inputs = Float[Tensor, "N C *S"]
     Values = Float[Tensor, "N K C *S"]

@@ -102,7 +102,9 @@ def _parameters(method: Method) -> Mapping[str, inspect.Parameter]:
 def _option(kernel: Callable[..., Any], parameter: inspect.Parameter, text: str) -> Option:
     hint = parameter.annotation
     if isinstance(hint, str):
-        hint = eval(hint, kernel.__globals__)  # the kernel's own annotation, as typing.get_type_hints would
+        hint = eval(
+            hint, inspect.unwrap(kernel).__globals__
+        )  # the kernel's own annotation, as typing.get_type_hints would
     between = Between()
     if get_origin(hint) is Annotated:
         hint, between = get_args(hint)[:2]

@@ -33,7 +33,7 @@ def tracked(what: str, wanted: bool | None) -> Iterator[Callable[[int], None]]:
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
             columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed} passes"), TimeElapsedColumn())
-            bars.append(Progress(*columns, console=Console(stderr=True), transient=True))
+            bars.append(Progress(*columns, console=Console(stderr=True, force_terminal=wanted), transient=True))
             bars[0].add_task(what, total=None)
             bars[0].start()
         for bar in bars:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +63,8 @@ def resolve_baseline(model: Model, x: Inputs, given: Baseline) -> tuple[Inputs, 
             return _black(model, x), "baseline: a black picture"
         raise OptionError(f"baseline={given!r} is not 'mean', 'black', a number or a tensor.")
     if isinstance(given, (int, float)):
+        if not math.isfinite(given):
+            raise OptionError(f"baseline={given}: NaN or infinite values cannot be a baseline.")
         return torch.full_like(x, float(given)), f"baseline: {given:g} everywhere"
     start = torch.as_tensor(given).to(x)
     if not start.isfinite().all():

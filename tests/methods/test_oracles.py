@@ -1,0 +1,49 @@
+"""Every method of the table against its slow oracle."""
+
+import numpy as np
+import pytest
+import torch
+from tests.oracles import ORACLES
+from tests.oracles.network import Network, Twin
+
+import seewhy
+
+OPTIONS = {"integrated_gradients": {"steps": 6, "baseline": 0.0}}
+TARGETS = np.array([[3, 0, 2], [1, 2, 0]])
+
+
+@pytest.fixture(scope="module")
+def odd():
+    """Two samples of three channels, six by nine, signed."""
+    return np.random.default_rng(7).normal(size=(2, 3, 6, 9)) * 2
+
+
+def test_every_method_has_an_oracle():
+    assert set(ORACLES) == set(seewhy.METHODS), "a method without an oracle is refused"
+
+
+@pytest.mark.row(11, 13, 14, 23, 136)
+@pytest.mark.parametrize("name", seewhy.METHODS)
+def test_method_equals_its_oracle(name, odd):
+    network = Network()
+    expected = ORACLES[name](network, odd, TARGETS)
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
+        x = torch.tensor(odd, dtype=dtype)
+        e = seewhy.explain(Twin(network, dtype), x, name, target=torch.tensor(TARGETS), **OPTIONS.get(name, {}))
+        assert e.values.shape == (2, 3, 3, 6, 9)
+        assert e.values.dtype == dtype
+        scale = np.abs(expected).max()
+        assert np.abs(e.values.numpy() - expected).max() <= tolerance * max(scale, 1)
+
+
+@pytest.mark.row(19, 20)
+def test_the_four_rules_differ_where_rectifiers_are(odd):
+    network = Network()
+    x = torch.tensor(odd)
+    found = [
+        seewhy.explain(Twin(network), x, name, target=0).values
+        for name in ("gradient", "guided_backprop", "zeiler_fergus")
+    ]
+    for a in range(3):
+        for b in range(a):
+            assert (found[a] - found[b]).abs().max() > 0.01

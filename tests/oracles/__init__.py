@@ -1,0 +1,12 @@
+"""Every method once more, slowly, in float64, from its paper. Nothing here imports seewhy."""
+
+from .gradient import gradient, guided_backprop, input_x_gradient, integrated_gradients, zeiler_fergus
+
+# name -> oracle(network, x [N, C, H, W], targets [N, K]) -> values [N, K, C, H, W]
+ORACLES = {
+    "gradient": gradient,
+    "input_x_gradient": input_x_gradient,
+    "guided_backprop": guided_backprop,
+    "zeiler_fergus": zeiler_fergus,
+    "integrated_gradients": integrated_gradients,
+}
