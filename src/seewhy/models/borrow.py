@@ -25,8 +25,10 @@ def borrowed(module: torch.nn.Module | None) -> Iterator[None]:
     if module is None:
         yield
         return
-    flags: list[tuple[Any, str, bool]] = [(part, "training", False) for part in module.modules()]
-    flags += [(weight, "requires_grad", False) for weight in module.parameters() if weight.is_leaf]
+    parts = list(module.modules())
+    weights = {id(w): w for part in parts for w in part.parameters(recurse=False)}  # one walk; tied weights once
+    flags: list[tuple[Any, str, bool]] = [(part, "training", False) for part in parts]
+    flags += [(w, "requires_grad", False) for w in weights.values() if w.is_leaf and not w.is_inference()]
     with _lock:
         for thing, name, value in flags:
             entry = _held.setdefault(id(thing), [thing, name, getattr(thing, name), 0])

@@ -16,7 +16,7 @@ from seewhy.models import wrap
 from seewhy.models.borrow import borrowed
 
 from .layout import canonical, check_rank, own
-from .outputs import describe, tensors
+from .outputs import describe, finite, tensors
 from .tap import tapped
 
 if TYPE_CHECKING:
@@ -58,12 +58,17 @@ def run(model: Model, x: Inputs, *, graph: bool, layer: str | None = None) -> Pa
         except (RuntimeError, ValueError, IndexError) as error:
             if out_of_memory(error):
                 raise
+            if any(w.is_inference() for w in _weights(model)):
+                raise ModelError(
+                    f"{model.name} has weights made in inference mode, which autograd cannot use: build or load it "
+                    "outside torch.inference_mode()."
+                ) from error
             shape = list(own(x, model.layout).shape)
             raise ModelError(f"{model.name} failed on an input of shape {shape}: {error}") from error
     if not isinstance(output, Tensor) and isinstance(output, np.ndarray):
         output = torch.from_numpy(output)
     for tensor in tensors(output):
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if not finite(tensor):
             raise ModelError(f"{model.name} gave NaN or infinite values on a finite input: look at its weights.")
     if isinstance(output, Tensor) and (output.ndim == 0 or len(output) != len(x)):
         raise ModelError(
@@ -114,12 +119,12 @@ def ready(model: Any, x: Any, device: str = "auto") -> tuple[Model, Inputs]:
         raise InputError(f"the input has shape {list(x.shape)}: there is nothing in it to explain.")
     if x.is_complex():
         raise InputError("the input is complex: give its real and imaginary parts as channels.")
-    if not x.isfinite().all():
+    if not finite(x):
         bad = int((~x.isfinite()).sum())
         raise InputError(f"the input holds {bad} NaN or infinite values of {x.numel()}: clean it first.")
     model, place = placed(model, device)
-    floats = [w for w in _weights(model) if w.is_floating_point()]
-    dtype = floats[0].dtype if floats else x.dtype if x.is_floating_point() else torch.float32
+    weight = next((w for w in _weights(model) if w.is_floating_point()), x)
+    dtype = weight.dtype if weight.is_floating_point() else torch.float32
     return model, canonical(x.detach().to(place or x.device, dtype), model.layout)
 
 
@@ -143,13 +148,7 @@ def placed(model: Model, device: str) -> tuple[Model, torch.device | None]:
     )
 
 
-def _weights(model: Model) -> list[Tensor]:
-    if model.module is None:
-        return []
-    weights = list(model.module.parameters()) + list(model.module.buffers())
-    if any(w.is_inference() for w in weights):
-        raise ModelError(
-            f"{model.name} has weights made in inference mode, which autograd cannot use: "
-            "build or load it outside torch.inference_mode()."
-        )
-    return weights
+def _weights(model: Model) -> Iterator[Tensor]:
+    if model.module is not None:
+        yield from model.module.parameters()
+        yield from model.module.buffers()

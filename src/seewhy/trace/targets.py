@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from seewhy.errors import ModelError, OptionError, UnknownNameError, choose, unknown
 
 from .layout import class_axis
-from .outputs import describe, parts
+from .outputs import describe, finite, parts
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -211,7 +211,7 @@ def gradients(answers: list[Scored], x: Inputs, *, last: bool = True) -> Values:
                 "the score does not depend on the input through autograd (a detach, a no_grad, a rounding, or numpy "
                 "on the way), so there is no gradient."
             )
-        if not got.isfinite().all():
+        if not finite(got):
             raise ModelError("the gradient holds NaN or infinite values: look at the network's weights.")
         found.append(got)
     return torch.stack(found, dim=1)
