@@ -79,3 +79,34 @@ def test_lite0_where_captum_gives_the_plain_gradient_in_silence(lite0, shipped):
     assert (theirs - gradient.values[:, 0]).norm() / theirs.norm() < 1e-3, "if this fails, Captum was mended"
     assert far > 0.3
     assert (zeiler.values - guided.values).norm() / guided.values.norm() > 0.3
+
+
+class Two(torch.nn.Module):
+    """Two layers with an activation that is no module."""
+
+    def __init__(self, activation):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.activation = torch.nn.Linear(6, 9), torch.nn.Linear(9, 2), activation
+
+    def forward(self, x):
+        return self.second(self.activation(self.first(x)))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("activation", [torch.relu, torch.nn.functional.gelu])
+def test_captums_guided_backprop_is_silent_where_its_hooks_do_not_reach(activation):
+    net, x = Two(activation), torch.randn(1, 6, generator=torch.Generator().manual_seed(2))
+    theirs = attr.GuidedBackprop(net).attribute(x, target=1)
+    plain = seewhy.explain(net, x, target=1).values[:, 0, 0]
+    assert torch.allclose(theirs, plain), "if this fails, Captum was mended"
+    if activation is torch.relu:
+        assert not torch.allclose(seewhy.explain(net, x, "guided_backprop", target=1).values[:, 0, 0], plain)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_captum_explains_a_nan():
+    net, x = Two(torch.relu), torch.full((1, 6), torch.nan)
+    assert attr.Saliency(net).attribute(x, target=1).isfinite().all(), "if this fails, Captum was mended"
+    with pytest.raises(seewhy.InputError):
+        seewhy.explain(net, x)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 def zeiler_fergus(passed: Tensor, arriving: Tensor) -> Tensor:
     """The gradient rectified on its way back, the input's sign ignored: (dL/dZ > 0) · dL/dZ at each rectifier.
 
-    Sharp, but it shows the input's edges more than what the network learnt.
+    Where the rectifiers and max pooling decide nothing, it does not depend on the input at all: then it shows how
+    the network is wired, not what it saw.
     """
     return arriving.clamp(min=0)

@@ -1,0 +1,59 @@
+"""What the documents say is what the code does."""
+
+import re
+import runpy
+import shutil
+from pathlib import Path
+
+import pytest
+
+import seewhy
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.row(34, 90)
+def test_the_method_page_is_the_table():
+    page = runpy.run_path(str(ROOT / "docs" / "generate.py"))["page"]()
+    assert (ROOT / "docs" / "methods.md").read_text(encoding="utf-8") == page, "run python docs/generate.py"
+
+
+def test_the_readmes_example_runs(shipped, tmp_path, monkeypatch, capsys):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = re.search(r"<!-- run by the tests -->\n```python\n(.*?)```", text, re.DOTALL)[1]
+    shutil.copy(shipped["chelsea"], tmp_path / "cat.png")
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    exec(code, scope)
+    assert "Egyptian cat" in capsys.readouterr().out
+    assert (tmp_path / "why.png").stat().st_size > 10_000
+    assert scope["both"][0].maps.shape == (1, 2, 224, 224)
+
+
+def test_the_readme_names_both_commands_and_its_links_exist():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "make demo" in text
+    assert "make test" in text
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (ROOT / target).exists(), target
+
+
+def test_every_test_named_in_the_comparison_exists():
+    text = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(tests/[^`]+)`", text))
+    assert named
+    for file in named:
+        assert (ROOT / file).exists(), file
+
+
+def test_the_version_is_written_once():
+    assert f'version = "{seewhy.__version__}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_every_acceptance_row_stands_in_the_table():
+    import csv
+
+    with (ROOT / "tests" / "rows.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(r["row"]) for r in rows] == list(range(1, 151))
+    assert all(r["what"] for r in rows)
