@@ -6,6 +6,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -104,8 +105,8 @@ def explain(
         seed=seed, **given,
     )  # fmt: skip
     folder = writable(out)
-    for n, name in enumerate(inputs):
-        file = folder / _unique(Path(name).stem, [Path(i).stem for i in inputs[:n]])
+    for n, (name, own) in enumerate(zip(inputs, _names(inputs), strict=True)):
+        file = folder / own
         sheet([sample(e, n) for e in found], file)
         _tell(name, file, [sample(e, n) for e in found], as_json)
     for note in dict.fromkeys(note for e in found for note in e.notes):
@@ -158,9 +159,15 @@ def _tell(name: str, file: Path, found: list[Explanation], as_json: bool) -> Non
         }))  # fmt: skip
 
 
-def _unique(stem: str, before: list[str]) -> str:
-    count = before.count(stem)
-    return f"{stem}-{count + 1}.png" if count else f"{stem}.png"
+def _names(inputs: list[str]) -> list[str]:
+    """A file name for each input's sheet; no two are the same."""
+    taken: list[str] = []
+    wanted = [Path(name).stem for name in inputs]
+    for n, stem in enumerate(wanted):
+        numbered = (f"{stem}-{i}" for i in count(2))
+        free = (name for name in chain([stem], numbered) if name not in taken and name not in wanted[n + 1 :])
+        taken.append(stem if stem not in taken else next(free))
+    return [f"{name}.png" for name in taken]
 
 
 def _targets(given: list[str] | None) -> Any:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from seewhy.errors import InputError
+from seewhy.errors import InputError, choose
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # never EPS, FITS, PSD: interpreters with a history
 LIMIT = 50_000_000  # pixels; checked on the header, before anything is decoded
+ORIENTATION = 0x0112  # the EXIF tag
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -33,49 +43,47 @@ def picture(source: Any) -> Image.Image:
     Raises:
         InputError: missing, no picture, too large, damaged, or an array of an unusual kind.
     """
-    if isinstance(source, (str, Path)):
-        return _open(Path(source))
-    if isinstance(source, Image.Image):
-        return _rgb(source)
-    if isinstance(source, np.ndarray):
-        return _rgb(_from_array(source))
-    raise InputError(
-        f"a {type(source).__name__} is no picture: give a path, a PIL picture or an array; "
-        "a torch tensor is taken as prepared already."
-    )
-
-
-def _open(path: Path) -> Image.Image:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as opened:
-                _limit(opened, str(path))
-                return _rgb(opened)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise InputError(_too_large(str(path), "far more")) from None
-    except UnidentifiedImageError:
-        raise InputError(f"{path}: not a picture that can be read; allowed: {', '.join(FORMATS)}.") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, InputError):
+    name = str(source) if isinstance(source, (str, Path)) else "the picture"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PIL's remarks on metadata
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            return _read(source, name)
+        except InputError:
             raise
-        raise InputError(f"{path}: the picture is damaged ({error}).") from error
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise InputError(_too_large(name, "far more")) from None
+        except UnidentifiedImageError:
+            raise InputError(f"{name}: not a picture that can be read; allowed: {', '.join(FORMATS)}.") from None
+        except Exception as error:  # decoders of hostile files raise anything
+            raise InputError(f"{name}: the picture is damaged or cannot be read ({error}).") from error
+
+
+def _read(source: Any, name: str) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return _rgb(source, name)
+    if isinstance(source, np.ndarray):
+        return _rgb(_from_array(source), name)
+    if not isinstance(source, (str, Path)):
+        raise InputError(
+            f"a {type(source).__name__} is no picture: give a path, a PIL picture or an array; "
+            "a torch tensor is taken as prepared already."
+        )
+    if not Path(source).is_file():
+        raise InputError(f"{name}: no such file.")
+    with Image.open(source, formats=FORMATS) as opened:
+        return _rgb(opened, name)
 
 
 def _too_large(name: str, pixels: str) -> str:
     return f"{name}: {pixels} pixels; at most {LIMIT:,} are read. Make it smaller first."
 
 
-def _limit(image: Image.Image, name: str) -> None:
+def _rgb(image: Image.Image, name: str) -> Image.Image:
     if image.width * image.height > LIMIT:
         raise InputError(_too_large(name, f"{image.width}×{image.height}"))
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    _limit(image, "the picture")
-    image = ImageOps.exif_transpose(image)
+    turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    image = image if turn is None else image.transpose(turn)
     if image.mode.startswith("I"):  # 16 bits; PIL would clip them at 255
         values = np.asarray(image).astype(np.float64) / 257
         return Image.fromarray(values.clip(0, 255).round().astype(np.uint8)).convert("RGB")
@@ -90,6 +98,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _from_array(array: np.ndarray) -> Image.Image:
     shape = array.shape
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.ndim == 3 and shape[2] == 1:
         array = array[:, :, 0]
     if array.size == 0 or array.ndim not in (2, 3) or (array.ndim == 3 and shape[2] not in (3, 4)):
@@ -118,13 +127,16 @@ def _from_array(array: np.ndarray) -> Image.Image:
 def to_tensor(image: Image.Image, card: Card, crop: str | None = None) -> Tensor:
     """[3 or 1, H, W] in the network's units: resized (or centre-cropped with crop="card"), (v - mean) / std."""
     height, width = card.size
-    resampling = RESAMPLING[card.interpolation]
+    resampling = RESAMPLING[choose("interpolation", card.interpolation, RESAMPLING)]
     if crop == "card":
-        # timm's order: the shorter side becomes floor(size / share), then the centre is cut out
-        short = int(min(height, width) / card.crop)
-        scale = short / min(image.size)
-        wide = short if image.width <= image.height else int(image.width * scale)
-        high = short if image.height <= image.width else int(image.height * scale)
+        # timm's order: resized until it covers size / share, then the centre is cut out
+        high, wide = int(height / card.crop), int(width / card.crop)
+        if high == wide:
+            short = min(image.size)
+            wide, high = (high if side == short else int(high * side / short) for side in image.size)
+        else:
+            scale = max(high / image.height, wide / image.width)
+            wide, high = (round(side * scale) for side in image.size)
         image = image.resize((wide, high), resampling)
         left, top = round((wide - width) / 2), round((high - height) / 2)
         image = image.crop((left, top, left + width, top + height))

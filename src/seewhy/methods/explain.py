@@ -26,7 +26,7 @@ from .progress import tracked
 if TYPE_CHECKING:
     from seewhy.types import Indices, Inputs, Model, Scores
 
-BATCH = {"cpu": 8}  # larger ones are slower on a CPU, see docs/benchmarks.md
+BATCH = {"cpu": 4}  # the best with a graph, see docs/decisions.md
 BATCH_ELSEWHERE = 32
 UPSAMPLING = ("bicubic", "linear", "nearest", "none")
 
@@ -63,7 +63,7 @@ def explain(
         reduction_layer: name of the layer whose output is explained; default: the network's output.
         upsample: how a map is brought to the input's size: "bicubic", "linear", "nearest", "none". Maps of the
             gradient methods have it already.
-        batch_size: samples a pass; "auto": 8 on a CPU. Halved wherever an allocator refuses.
+        batch_size: samples a pass; "auto": 4 on a CPU. Halved wherever an allocator refuses.
         max_memory: bytes the call may add; the batch is chosen to hold it, from one measured sample.
         device: "auto": where the network lies; "cpu", "cuda", "cuda:1".
         seed: of methods that draw; same seed, same map.

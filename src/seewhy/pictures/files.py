@@ -37,7 +37,8 @@ def save(explanation: Explanation, file: str | Path, **options: Any) -> None:
     elif path.suffix.lower() == ".npz":
         arrays: dict[str, np.ndarray] = {}
         record = {f.name: _pack(getattr(explanation, f.name), arrays) for f in fields(Explanation)}
-        np.savez_compressed(path, allow_pickle=False, record=np.array(json.dumps(record)), **arrays)
+        with path.open("wb") as opened:  # by name, numpy would add a second ending to .NPZ
+            np.savez_compressed(opened, allow_pickle=False, record=np.array(json.dumps(record)), **arrays)
     else:
         raise OptionError(f"{path.name}: the ending must be one of {', '.join(DRAWN)}, .npz.")
 
@@ -56,15 +57,19 @@ def load(file: str | Path) -> Explanation:
         return Explanation(**{key: _unpack(value, arrays) for key, value in record.items() if key in known})
     except FileNotFoundError:
         raise InputError(f"{file}: no such file.") from None
-    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, BadZipFile) as error:
         raise InputError(f"{file}: not an explanation saved as .npz ({error}).") from error
 
 
 def _pack(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, np.ndarray) or hasattr(value, "numpy"):
         key, is_array = f"array{len(arrays)}", isinstance(value, np.ndarray)
-        arrays[key] = value if is_array else value.detach().cpu().numpy()
-        return {_MARK: "array" if is_array else "tensor", "of": key}
+        if is_array:
+            arrays[key] = value
+            return {_MARK: "array", "of": key}
+        kind = str(value.dtype).removeprefix("torch.")
+        arrays[key] = (value.float() if kind == "bfloat16" else value).detach().cpu().numpy()  # numpy has no bfloat16
+        return {_MARK: "tensor", "of": key, "kind": kind}
     if isinstance(value, Card):
         return {_MARK: "card", "of": _pack(vars(value), arrays)}
     if isinstance(value, Evaluations):
@@ -90,7 +95,7 @@ def _unpack(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     if kind == "tensor":
         import torch
 
-        return torch.from_numpy(arrays[of])
+        return torch.from_numpy(arrays[of]).to(getattr(torch, value["kind"]))
     if kind == "array":
         return arrays[of]
     if kind == "card":

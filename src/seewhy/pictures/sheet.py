@@ -64,7 +64,7 @@ def figure(
     from matplotlib.figure import Figure
 
     every = [explanations] if isinstance(explanations, Explanation) else list(explanations)
-    if not every or any(e.maps.shape[:2] != every[0].maps.shape[:2] for e in every):
+    if not every or not all(_same_question(e, every[0]) for e in every):
         raise OptionError("a sheet shows explanations of the same input and the same targets.")
     if not 0 < percentile <= 100:
         raise OptionError(f"percentile={percentile}: above 0, up to 100.")
@@ -77,16 +77,30 @@ def figure(
         where = _slice(first.maps[n, k])
         picture = _input(first.input[n], first.preparation, where)
         _draw_input(line[0], picture)
-        line[0].set_title("Input" if len(rows) == 1 else caption(first, n, k), fontsize=10)
+        _title(line[0], "Input" if len(rows) == 1 else caption(first, n, k))
         for axis, e in zip(line[1:], every, strict=True):
             _draw_map(axis, e.maps[n, k], where, picture, cmap, alpha, percentile)
-            axis.set_title(e.title + ("" if where is None else f", slice {where}"), fontsize=10)
+            _title(axis, e.title + ("" if where is None else f", slice {where}"))
     over = title if title is not None else caption(first, 0, 0) if len(rows) == 1 else None
     if over:
         page.suptitle(over, fontsize=13, parse_math=False)
     if first.maps.ndim > 3:
         _bar(page, axes[:, -1].tolist(), cmap, percentile)
     return page
+
+
+def _same_question(a: Explanation, b: Explanation) -> bool:
+    return (
+        a.input.shape == b.input.shape
+        and a.maps.shape == b.maps.shape
+        and bool((a.input == b.input).all())
+        and (a.targets is None) == (b.targets is None)
+        and (a.targets is None or b.targets is None or bool((a.targets == b.targets).all()))
+    )
+
+
+def _title(axis: Axes, text: str) -> None:
+    axis.set_title(text, fontsize=10, parse_math=False)  # a label's $ is a $
 
 
 def caption(e: Explanation, n: int, k: int) -> str:
@@ -101,16 +115,16 @@ def path_figure(along: Tensor, preparation: Card | None, *, sample: int = 0, col
     """The pictures of `seewhy.path` [steps, N, 3 or 1, H, W] as tiles, one sample of them."""
     from matplotlib.figure import Figure
 
-    count = len(along)
+    count, whole = len(along), along[:, sample]
     rows = -(-count // columns)
     page = Figure(figsize=(1.5 * columns, 1.6 * rows + 0.4), layout="constrained")
     axes = page.subplots(rows, columns, squeeze=False)
     for number, axis in enumerate(axes.flat):
         axis.axis("off")
         if number < count:
-            axis.imshow(_input(along[number, sample], preparation, None))
-            axis.set_title(f"{number / (count - 1):.2f}", fontsize=7, pad=2)
-    page.suptitle(title, fontsize=12)
+            axis.imshow(_input(along[number, sample], preparation, None, whole))
+            axis.set_title(f"{number / max(count - 1, 1):.2f}", fontsize=7, pad=2)
+    page.suptitle(title, fontsize=12, parse_math=False)
     return page
 
 
@@ -119,8 +133,8 @@ def _slice(scaled: Tensor) -> int | None:
     return int(scaled.flatten(1).amax(1).argmax()) if scaled.ndim == 3 else None
 
 
-def _input(x: Tensor, preparation: Card | None, where: int | None) -> NDArray[np.float64]:
-    """[C, *S] in the network's units -> [H, W, 3] in 0..1, or [C, T] as it is."""
+def _input(x: Tensor, preparation: Card | None, where: int | None, among: Tensor | None = None) -> NDArray[np.float64]:
+    """[C, *S] in the network's units -> [H, W, 3] in 0..1, or [C, T] as it is; `among`: share its range."""
     values = x.double().numpy()
     if values.ndim == 2:
         return values
@@ -128,8 +142,9 @@ def _input(x: Tensor, preparation: Card | None, where: int | None) -> NDArray[np
     if preparation is not None and len(preparation.mean) == len(values):
         mean, std = (np.reshape(v, (-1, 1, 1)) for v in (preparation.mean, preparation.std))
         values = values * std + mean
-    else:  # the units are not known: the sample's own range
-        low, high = values.min(), values.max()
+    else:  # the units are not known: their own range
+        reference = values if among is None else among.double().numpy()
+        low, high = reference.min(), reference.max()
         values = (values - low) / ((high - low) or 1)
     values = values if len(values) == 3 else np.repeat(values.mean(0, keepdims=True), 3, 0)
     return np.asarray(values.clip(0, 1).transpose(1, 2, 0))

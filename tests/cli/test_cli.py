@@ -1,0 +1,132 @@
+"""The command."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+import seewhy
+from seewhy.cli import main
+
+
+@pytest.fixture
+def cat(tmp_path, shipped, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Image.open(shipped["chelsea"]) as picture:
+        picture.save("cat.png")
+    return "cat.png"
+
+
+@pytest.mark.row(33, 36)
+def test_demo(tmp_path, capsys):
+    assert main(["demo", "--out", str(tmp_path / "made")]) == 0
+    said = capsys.readouterr()
+    for line in (("chelsea", "Egyptian cat", "285", "0.773"), ("coffee", "espresso", "967", "0.902"),
+                 ("grace_hopper", "military uniform", "652", "0.465")):  # fmt: skip
+        assert any(all(part in row for part in line) for row in said.out.splitlines()), line
+    files = sorted(p.name for p in (tmp_path / "made").iterdir())
+    assert files == sorted(f"{n}{s}.png" for n in ("chelsea", "coffee", "grace_hopper") for s in ("", "-path"))
+    assert "note: baseline: a black picture" in said.err
+
+
+@pytest.mark.row(64)
+def test_predict(cat, capsys):
+    assert main(["predict", cat, "--top", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert "Egyptian cat" in lines[2]
+    assert "0.77334" in lines[2]
+    assert main(["predict", cat, "--json", "--crop"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["input"] == "cat.png"
+    assert found["top"][0].keys() == {"label", "index", "probability"}
+    assert len(found["top"]) == 3
+
+
+def test_explain(cat, tmp_path, capsys):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "cat.png").write_bytes((tmp_path / cat).read_bytes())
+    how = "--method gradient --method integrated_gradients --steps 2 --target tabby --target 285 --out made"
+    arguments = ["explain", cat, "other/cat.png", *how.split()]
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines() == ["made/cat.png", "made/cat-2.png"]
+    assert all((tmp_path / line).stat().st_size > 10_000 for line in said.out.splitlines())
+    assert main([*arguments, "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["input"], line["method"]) for line in lines] == [
+        (name, method) for name in (cat, "other/cat.png") for method in ("gradient", "integrated_gradients")
+    ]
+    assert lines[1]["labels"] == ["tabby", "Egyptian cat"]
+    assert lines[1]["options"]["steps"] == "2"
+    assert len(lines[1]["completeness"]) == 2
+
+
+def test_methods_are_the_table(capsys):
+    assert main(["methods", "--json"]) == 0
+    assert [json.loads(line)["method"] for line in capsys.readouterr().out.splitlines()] == list(seewhy.METHODS)
+    assert main(["methods"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in seewhy.METHODS)
+
+
+def test_options_are_generated_from_the_table(capsys):
+    assert main(["explain", "--help"]) == 0
+    text = capsys.readouterr().out
+    for name, method in seewhy.METHODS.items():
+        for option in method.options:
+            assert f"--{option.replace('_', '-')}" in text
+            assert name in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["explain", "cat.png", "--method", "nope"], 2, "unknown method 'nope'"),
+        (["explain", "cat.png", "--nope"], 2, "No such option: --nope"),
+        (["explain", "cat.png", "--method", "integrated_gradients", "--steps", "0"], 2, "--steps"),
+        (["explain", "cat.png", "--steps", "3"], 2, "unknown option of gradient 'steps'"),
+        (["explain", "cat.png", "--method", "integrated_gradients", "--baseline", "white"], 2, "baseline='white'"),
+        (["explain", "cat.png", "--target", "unicorn"], 2, "unknown label 'unicorn'"),
+        (["explain", "cat.png", "--target", "1000"], 2, "class 1000 is out of range"),
+        (["explain", "cat.png", "--score", "odds"], 2, "odds"),
+        (["explain", "cat.png", "--device", "cuda:9"], 2, "cuda:9"),
+        (["predict", "cat.png", "--top", "2000"], 2, "top=2000"),
+        (["predict", "cat.png", "--model", "lite9"], 2, "unknown network 'lite9'"),
+        (["explain"], 2, "Missing argument"),
+        (["paint"], 2, "No such command"),
+        (["predict", "missing.png"], 3, "missing.png: no such file"),
+        (["explain", "cat.png", "missing.png"], 3, "missing.png: no such file"),
+        (["explain", "text.png"], 3, "not a picture"),
+        (["explain", "cat.png", "--out", "text.png"], 3, "not a folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_a_code(cat, tmp_path, capsys, arguments, code, text):
+    (tmp_path / "text.png").write_text("text")
+    assert main(arguments) == code
+    said = capsys.readouterr()
+    assert text in said.err
+    assert said.err.count("\n") == 1
+    assert not said.out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cat.png", "text.png"], "nothing half done is left"
+
+
+def test_an_error_of_our_own_is_one_line_too(cat, capsys, monkeypatch):
+    def broken(*_, **__):
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr(seewhy, "load", broken, raising=False)
+    assert main(["predict", cat]) == 5
+    assert capsys.readouterr().err == "seewhy: internal error (ZeroDivisionError: oh). Rerun with --debug.\n"
+    with pytest.raises(ZeroDivisionError):
+        main(["predict", cat, "--debug"])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["explain", "--help"]])
+def test_help_imports_nothing_heavy(arguments):
+    heavy = "[m for m in ('torch', 'numpy', 'matplotlib') if m in sys.modules]"
+    code = f"import sys, seewhy.cli; seewhy.cli.main({arguments}); print({heavy})"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.endswith("[]\n")

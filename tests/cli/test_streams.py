@@ -1,0 +1,107 @@
+"""What comes out where, how fast the help is, and what is loaded for it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+import seewhy
+from seewhy.cli import main
+
+HEAVY = ("torch", "numpy", "matplotlib", "PIL", "timm", "torchvision", "keras", "onnx", "ray", "gradio")
+
+
+def python(*arguments, **options):
+    wide = {**os.environ, "COLUMNS": "240", "TERMINAL_WIDTH": "240"}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=wide, **options)
+
+
+@pytest.fixture
+def known(lite0, monkeypatch):
+    """The network is loaded once for all tests."""
+    monkeypatch.setattr(seewhy, "load", lambda spec: lite0, raising=False)
+
+
+def test_the_library_loads_nothing_heavy():
+    said = python("-c", f"import sys, seewhy; print([m for m in {HEAVY} if m in sys.modules])")
+    assert said.stdout == "[]\n"
+    assert not said.stderr
+
+
+def test_help_is_quick():
+    took = []
+    for _ in range(5):
+        began = time.perf_counter()
+        assert python("-m", "seewhy", "--help").returncode == 0
+        took.append(time.perf_counter() - began)
+    assert min(took) < 0.5
+
+
+def test_a_new_method_brings_its_own_options():
+    said = python("-c", """
+from seewhy.methods import METHODS, Method
+def toy(gradient, *, how_many: int = 4):
+    '''A toy.
+
+    Args:
+        how_many: of what there are several.
+    '''
+METHODS["toy"] = Method(toy, "input_gradient", "Toy", "nobody")
+from seewhy.cli import main
+main(["explain", "--help"])
+""")  # fmt: skip
+    for part in ("Options of toy", "--how-many", "of what there are several. (default: 4)"):
+        assert part in said.stdout
+
+
+@pytest.mark.row(148)
+def test_only_data_on_stdout_and_nothing_else_on_stderr(shipped, tmp_path):
+    said = python("-m", "seewhy", "explain", str(shipped["chelsea"]), "--json", "--out", str(tmp_path))
+    assert said.returncode == 0
+    assert not said.stderr
+    (line,) = [json.loads(line) for line in said.stdout.splitlines()]
+    fields = {"input", "sheet", "method", "labels", "score", "scores", "options", "completeness", "notes"}
+    assert line.keys() == fields
+    assert (line["method"], line["labels"], line["score"]) == ("gradient", ["Egyptian cat"], "logit")
+    with Image.open(line["sheet"]) as sheet:
+        assert sheet.format == "PNG"
+
+
+def test_each_picture_is_told_of_itself(known, shipped, tmp_path, capsys):
+    """Scores of a batch belong to the picture beside them."""
+    files = [str(shipped[name]) for name in ("coffee", "chelsea")]
+    assert main(["explain", *files, "--json", "--out", str(tmp_path)]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["labels"] for line in lines] == [["espresso"], ["Egyptian cat"]]
+    top = seewhy.predict(seewhy.load("lite0"), files).output.max(1).values
+    assert [line["scores"][0] for line in lines] == pytest.approx(top.tolist(), rel=1e-5)
+
+
+def test_without_a_command_the_help_is_shown(capsys):
+    assert main([]) == 2
+    said = capsys.readouterr()
+    assert "explain" in said.out + said.err
+    assert "Traceback" not in said.out + said.err
+
+
+def test_ctrl_c(known, capsys, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(seewhy, "load", stopped)
+    assert main(["predict", "cat.png"]) == 130
+    assert capsys.readouterr().err in {"", "seewhy: stopped\n"}
+
+
+def test_every_picture_has_a_sheet_of_its_own(known, shipped, tmp_path, capsys):
+    for name in ("a/cat.png", "b/cat.png", "cat-2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        with Image.open(shipped["chelsea"]) as whole:
+            whole.resize((30, 20)).save(tmp_path / name)
+    names = [str(tmp_path / name) for name in ("a/cat.png", "b/cat.png", "cat-2.png")]
+    assert main(["explain", *names, "--out", str(tmp_path / "made")]) == 0
+    assert len(set(capsys.readouterr().out.splitlines())) == 3
