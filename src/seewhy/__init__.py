@@ -14,6 +14,8 @@ from .methods import METHODS
 from .types import Card, Explanation, Model, Prediction
 
 if TYPE_CHECKING:
+    from .methods.averaged import smooth as smooth
+    from .methods.averaged import tta as tta
     from .methods.explain import explain as explain
     from .models import load as load
     from .models import wrap as wrap
@@ -27,6 +29,8 @@ _WHERE = {
     "explain": "methods.explain:explain",
     "load": "models:load",
     "path": "trace.path:path",
+    "smooth": "methods.averaged:smooth",
+    "tta": "methods.averaged:tta",
     "predict": "trace.predict:predict",
     "targets": "trace.targets:",
     "wrap": "models:wrap",

@@ -79,15 +79,20 @@ class Model:
 
 
 class GradientsAt(NamedTuple):
-    """A path kernel asks: the gradients at these points [M, N, C, *S]. The answer is [M, N, K, C, *S]."""
+    """A path kernel asks: the gradients at these points [M, N, C, *S]. The answer is [M, N, K, C, *S].
+
+    With `row` the points [M, 1, C, *S] are of that sample alone.
+    """
 
     points: Tensor
+    row: int | None = None
 
 
 class ScoresAt(NamedTuple):
-    """A path kernel asks: the scores at these points [M, N, C, *S]. The answer is [M, N, K]."""
+    """A path kernel asks: the scores at these points [M, N, C, *S]. The answer is [M, N, K]. `row` as above."""
 
     points: Tensor
+    row: int | None = None
 
 
 class Attribution(NamedTuple):

@@ -70,7 +70,7 @@ def test_rectifier_rules_of_small_networks(name):
 @pytest.mark.parametrize("rule", ["midpoint", "gauss", "trapezoid", "endpoints"])
 @pytest.mark.parametrize("steps", [2, 3, 25, 50, 128, 1000])
 def test_weights_sum_to_one(rule, steps):
-    from seewhy.methods.gradient.integrated_gradients import nodes
+    from seewhy.methods.gradients.integrated_gradients import nodes
 
     at, weights = nodes(steps, rule)
     assert abs(sum(weights) - 1) < 1e-12

@@ -8,7 +8,7 @@ import seewhy
 
 EVERY = list(seewhy.METHODS)
 PATH = "integrated_gradients"
-FEW = {"integrated_gradients": {"steps": 4}}
+FEW = {name: {"samples": 4} for name in ("smoothgrad", "vargrad", "expected_gradients")} | {PATH: {"steps": 4}}
 
 
 class Counted(nn.Module):
@@ -201,7 +201,7 @@ def test_weights_made_in_inference_mode_are_refused():
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ({"method": "grad"}, seewhy.UnknownNameError, "unknown method 'grad'. Did you mean 'gradient'"),
+        ({"method": "grad"}, seewhy.UnknownNameError, "unknown method 'grad'. Did you mean 'vargrad' or 'gradient'"),
         ({"method": []}, seewhy.OptionError, "asks for nothing"),
         ({"setps": 3, "method": PATH}, seewhy.UnknownNameError, f"option of {PATH} 'setps'. Did you mean 'steps'"),
         ({"steps": 3}, seewhy.UnknownNameError, "unknown option of gradient 'steps'"),

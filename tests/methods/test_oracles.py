@@ -7,9 +7,33 @@ from tests.oracles import ORACLES
 from tests.oracles.network import Network, Twin
 
 import seewhy
+from seewhy.methods.draws import normal, uniform
 
-OPTIONS = {"integrated_gradients": {"steps": 6, "baseline": 0.0}}
 TARGETS = np.array([[3, 0, 2], [1, 2, 0]])
+REFERENCES = np.random.default_rng(2).normal(size=(5, 3, 6, 9))
+
+
+def same_draws(samples):
+    """The random numbers that seed 4 gives, for the oracle."""
+    x = torch.zeros(1, 3, 6, 9, dtype=torch.float64)
+    where = uniform(4)(0, samples).double().numpy()
+    return {
+        "noise": normal(4, x)(0, samples).numpy(),
+        "at": (np.arange(samples) + where[:, 0]) / samples,
+        "references": REFERENCES[(where[:, 1] * len(REFERENCES)).astype(int)],
+    }
+
+
+# name: options of the method, options of its oracle
+OPTIONS = {
+    "integrated_gradients": ({"steps": 6, "baseline": 0.0}, {"steps": 6}),
+    "smoothgrad": ({"samples": 5, "sigma": 0.2, "seed": 4}, {"sigma": 0.2, "noise": same_draws(5)["noise"]}),
+    "vargrad": ({"samples": 5, "sigma": 0.2, "seed": 4}, {"sigma": 0.2, "noise": same_draws(5)["noise"]}),
+    "expected_gradients": (
+        {"samples": 6, "references": REFERENCES, "seed": 4},
+        {key: same_draws(6)[key] for key in ("at", "references")},
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +50,11 @@ def test_every_method_has_an_oracle():
 @pytest.mark.parametrize("name", seewhy.METHODS)
 def test_method_equals_its_oracle(name, odd):
     network = Network()
-    expected = ORACLES[name](network, odd, TARGETS)
+    ours, theirs = OPTIONS.get(name, ({}, {}))
+    expected = ORACLES[name](network, odd, TARGETS, **theirs)
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
         x = torch.tensor(odd, dtype=dtype)
-        e = seewhy.explain(Twin(network, dtype), x, name, target=torch.tensor(TARGETS), **OPTIONS.get(name, {}))
+        e = seewhy.explain(Twin(network, dtype), x, name, target=torch.tensor(TARGETS), **ours)
         assert e.values.shape == (2, 3, 3, 6, 9)
         assert e.values.dtype == dtype
         scale = np.abs(expected).max()

@@ -1,6 +1,15 @@
 """Every method once more, slowly, in float64, from its paper. Nothing here imports seewhy."""
 
-from .gradient import gradient, guided_backprop, input_x_gradient, integrated_gradients, zeiler_fergus
+from .gradient import (
+    expected_gradients,
+    gradient,
+    guided_backprop,
+    input_x_gradient,
+    integrated_gradients,
+    smoothgrad,
+    vargrad,
+    zeiler_fergus,
+)
 
 # name -> oracle(network, x [N, C, H, W], targets [N, K]) -> values [N, K, C, H, W]
 ORACLES = {
@@ -9,4 +18,7 @@ ORACLES = {
     "guided_backprop": guided_backprop,
     "zeiler_fergus": zeiler_fergus,
     "integrated_gradients": integrated_gradients,
+    "smoothgrad": smoothgrad,
+    "vargrad": vargrad,
+    "expected_gradients": expected_gradients,
 }

@@ -1,9 +1,12 @@
 """The rule reaches every make of ReLU, and nothing that is none."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import seewhy
 
@@ -133,3 +136,76 @@ def test_the_users_own_score_is_no_part_of_the_network():
     plain = seewhy.explain(net, X, "guided_backprop", target=lambda out: out[:, 1]).values
     own = seewhy.explain(net, X, "guided_backprop", target=lambda out: -F.relu(-out[:, 1] + 100) + 100).values
     assert (plain - own).abs().max() < 1e-12
+
+
+class Scriptable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.last = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.last(self.second(self.first(x).relu()).clamp(min=0.0))
+
+
+def hidden(kind):
+    """The same network where its steps are hard to see."""
+    net = Scriptable().double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {
+            "scripted": lambda: torch.jit.script(net),
+            "traced": lambda: torch.jit.trace(net, X),
+            "compiled": lambda: torch.compile(net, backend="aot_eager"),
+            "compiled inside": lambda: nn.Sequential(torch.compile(net, backend="aot_eager")),
+            "scripted inside": lambda: nn.Sequential(torch.jit.script(net)),
+            "checkpointed": lambda: lambda x: checkpoint(net, x, use_reentrant=False),
+            "checkpointed, reentrant": lambda: lambda x: checkpoint(net, x, use_reentrant=True),
+        }[kind]()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["scripted", "traced", "compiled", "checkpointed"])
+@pytest.mark.parametrize("name", RULES)
+def test_hidden_steps_are_found_each_of_three_times(kind, name):
+    net, expected = hidden(kind), seewhy.explain(Scriptable().double(), X, name, target=1).values
+    plain = seewhy.explain(Scriptable().double(), X, "gradient", target=1).values
+    for _ in range(3):
+        values = seewhy.explain(net, X, name, target=1, batch_size=1).values
+        assert (values - expected).abs().max() < 1e-12
+        assert (values - plain).abs().max() > 1e-3
+        assert torch.allclose(seewhy.explain(net, X, "gradient", target=1).values, plain)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("kind", "node"),
+    [
+        ("compiled inside", "CompiledFunctionBackward"),
+        ("scripted inside", "DifferentiableGraphBackward"),
+        ("checkpointed, reentrant", "CheckpointFunctionBackward"),
+    ],
+)
+def test_what_cannot_be_seen_is_refused_by_name(kind, node):
+    net = hidden(kind)
+    expected = seewhy.explain(Scriptable().double(), X, "guided_backprop", target=1).values
+    refused = 0
+    for _ in range(3):
+        try:
+            values = seewhy.explain(net, X, "guided_backprop", target=1, batch_size=1).values
+        except seewhy.ModelError as error:
+            assert node in str(error)
+            refused += 1
+        else:  # a scripted part shows its steps on its first call
+            assert (values - expected).abs().max() < 1e-12
+    assert refused >= 2
+
+
+def test_a_scripted_network_is_not_touched():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net = torch.jit.script(Scriptable().double())
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    seewhy.explain(net, X, "guided_backprop")
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+    assert torch._C._get_graph_executor_optimize()

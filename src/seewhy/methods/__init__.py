@@ -6,9 +6,11 @@ from seewhy.types import Can
 
 from .backward.guided_backprop import guided_backprop
 from .backward.zeiler_fergus import zeiler_fergus
-from .gradient.gradient import gradient
-from .gradient.input_x_gradient import input_x_gradient
-from .gradient.integrated_gradients import integrated_gradients
+from .gradients.expected_gradients import expected_gradients
+from .gradients.gradient import gradient
+from .gradients.input_x_gradient import input_x_gradient
+from .gradients.integrated_gradients import integrated_gradients
+from .gradients.smoothgrad import smoothgrad, vargrad
 from .method import Method
 
 __all__ = ["DEFAULT", "METHODS", "Can", "Method"]
@@ -22,5 +24,10 @@ METHODS: dict[str, Method] = {
     "zeiler_fergus": Method(zeiler_fergus, "rectifier_rule", "Zeiler-Fergus", "Zeiler and Fergus 2014, sec. 2.1"),
     "integrated_gradients": Method(
         integrated_gradients, "path_gradient", "Integrated gradients", "Sundararajan et al. 2017, eq. 1", complete=True
+    ),
+    "smoothgrad": Method(smoothgrad, "path_gradient", "SmoothGrad", "Smilkov et al. 2017, sec. 3"),
+    "vargrad": Method(vargrad, "path_gradient", "VarGrad", "Adebayo et al. 2018 (local explanation methods), sec. 2"),
+    "expected_gradients": Method(
+        expected_gradients, "path_gradient", "Expected gradients", "Erion et al. 2021, eq. 3", complete=True
     ),
 }

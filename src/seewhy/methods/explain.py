@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
 from seewhy import maps
 from seewhy.errors import ModelError, OptionError, choose, unknown
+from seewhy.models import wrap
+from seewhy.models.scripted import step_by_step
 from seewhy.trace import targets
 from seewhy.trace.forward import bytes_a_sample, quiet, ready, run
+from seewhy.trace.layout import own
 from seewhy.trace.outputs import join
 from seewhy.trace.predict import ALREADY, probabilities
 from seewhy.trace.tap import check_layer
 from seewhy.types import Card, Evaluations, Explanation
 
 from . import DEFAULT, METHODS
+from .averaged import Averaged, average
 from .families import FAMILIES, Given, Member, Scene, batches
 from .method import Method, fill
 from .progress import tracked
@@ -31,10 +36,16 @@ BATCH_ELSEWHERE = 32
 UPSAMPLING = ("bicubic", "linear", "nearest", "none")
 
 
+@overload
+def explain(model: Any, x: list[Tensor], method: Any = ..., **options: Any) -> list[Any]: ...
+@overload
+def explain(model: Any, x: Any, method: str | Method | Averaged = ..., **options: Any) -> Explanation: ...
+@overload
+def explain(model: Any, x: Any, method: Sequence[str | Method | Averaged], **options: Any) -> list[Explanation]: ...
 def explain(
     model: Any,
     x: Any,
-    method: str | Method | Sequence[str | Method] = DEFAULT,
+    method: str | Method | Averaged | Sequence[str | Method | Averaged] = DEFAULT,
     *,
     target: Any = None,
     score: str = "logit",
@@ -80,13 +91,27 @@ def explain(
         ModelError: the network cannot give what the method needs.
     """
     began = time.perf_counter()
+    same = {"target": target, "score": score, "feature_layer": feature_layer, "reduction_layer": reduction_layer}
+    same |= {"upsample": upsample, "batch_size": batch_size, "max_memory": max_memory}
+    same |= {"device": device, "seed": seed, "progress": progress}
     if isinstance(x, (list, tuple)) and x and all(isinstance(one, Tensor) for one in x):
-        same = {"target": target, "score": score, "feature_layer": feature_layer, "reduction_layer": reduction_layer}
-        same |= {"upsample": upsample, "batch_size": batch_size, "max_memory": max_memory}
-        same |= {"device": device, "seed": seed, "progress": progress}
-        each = [explain(model, one[None], method, **same, **options) for one in x]
+        axis = (wrap(model).layout or "N").index("N")
+        each = [explain(model, one.unsqueeze(axis), method, **same, **options) for one in x]
         return each if _is_one(method) else [list(one) for one in zip(*each, strict=True)]
+    if isinstance(method, (list, tuple)) and any(isinstance(one, Averaged) for one in method):
+        return [explain(model, x, one, **same, **options) for one in method]
+    if isinstance(method, Averaged):
+        model, inputs = ready(model, x, device)
+
+        def one_copy(copy: Inputs, fixed: Any) -> Explanation:
+            asked = same | {"target": same["target"] if fixed is None else fixed}
+            found = explain(model, own(copy, model.layout), method.method, **asked, **options)
+            return replace(found, method=method.name)
+
+        return replace(average(method, inputs, seed, one_copy), seconds=time.perf_counter() - began)
     names, members = _members(method, options)
+    if seed < 0:
+        raise OptionError(f"seed={seed}: 0 or a whole number above it.")
     choose("score", score, targets.SCORES)
     choose("upsample", upsample, UPSAMPLING)
     if feature_layer is not None:
@@ -94,19 +119,16 @@ def explain(
     _check_sizes(batch_size, max_memory)
     model, inputs = ready(model, x, device)
     _check_needs(model, names, members)
+    if any(member.method.feeds == "rectifier_rule" for member in members):
+        model = step_by_step(model)
     targets.check(target, len(inputs))
     if reduction_layer is not None:
         check_layer(model, reduction_layer)
 
     with quiet(model), tracked(", ".join(names), progress) as advance:
         size = _size(model, inputs, batch_size, max_memory)
-
-        def work(start: int, stop: int) -> _Piece:
-            part = slice(start, stop)
-            return _explain_batch(model, inputs[part], members, reduction_layer, size, advance,
-                                  lambda explained: targets.resolve(target, score, model, explained, part))  # fmt: skip
-
-        pieces = list(batches(work, len(inputs), size))
+        call = _Call(model, members, target, score, reduction_layer, size, seed, advance)
+        pieces = list(batches(lambda a, b: _explain_batch(call, inputs[a:b], slice(a, b)), len(inputs), size))
 
     shared = _shared(model, inputs, pieces, target)
     shared |= {"seed": seed, "score": score, "reduction_layer": reduction_layer}
@@ -129,22 +151,28 @@ class _Piece(NamedTuple):
     notes: tuple[str, ...]
 
 
-def _explain_batch(
-    model: Model,
-    x: Inputs,
-    members: list[Member],
-    layer: str | None,
-    size: int,
-    advance: Callable[[int], None],
-    resolve: Callable[[Any], targets.Asked],
-) -> _Piece:
+class _Call(NamedTuple):
+    """What is the same for every batch of a call."""
+
+    model: Model
+    members: list[Member]
+    target: Any
+    score: str
+    layer: str | None
+    size: int
+    seed: int
+    advance: Callable[[int], None]
+
+
+def _explain_batch(call: _Call, x: Inputs, rows: slice) -> _Piece:
+    model, members = call.model, call.members
     graph = any(FAMILIES[m.method.feeds] is FAMILIES["input_gradient"] for m in members)
-    done = run(model, x, graph=graph, layer=layer)
-    advance(len(x))
-    asked = resolve(done.explained)
+    done = run(model, x, graph=graph, layer=call.layer)
+    call.advance(len(x))
+    asked = targets.resolve(call.target, call.score, model, done.explained, rows)
     answers = targets.scored(asked, done.explained, model)
     shares, notes = _shares(asked, done.explained, model)
-    scene = Scene(model, done, asked, answers, size, layer, advance)
+    scene = Scene(model, done, asked, answers, call.size, call.layer, call.seed, call.advance)
     given: dict[int, Given] = {}
     for family in dict.fromkeys(FAMILIES.values()):
         mine = [i for i, m in enumerate(members) if FAMILIES[m.method.feeds] is family]
@@ -195,6 +223,7 @@ def _assembled(name: str, member: Member, given: list[Given], shared: Mapping[st
     flat = (maps.spread(reduced) == 0).nonzero().tolist()
     constant = tuple(f"the map of sample {n}, target {k} is constant: it shows nothing" for n, k in flat)
     missing = [p.completeness for p in parts if p.completeness is not None]
+    errors = [p.stderr for p in parts if p.stderr is not None]
     notes = tuple(dict.fromkeys(note for p in parts for note in p.notes))
     return Explanation(
         **{k: v for k, v in shared.items() if k != "notes"},
@@ -205,13 +234,15 @@ def _assembled(name: str, member: Member, given: list[Given], shared: Mapping[st
         maps=reduced.float(),
         scaled=maps.rescale(reduced).float(),
         completeness=torch.cat(missing).cpu() if missing else None,
+        stderr=torch.cat(errors).to(values) if errors else None,
+        extras={key: torch.cat([p.extras[key] for p in parts]).cpu() for key in parts[0].extras},
         evaluations=Evaluations(*map(sum, zip(*(g.evaluations for g in given), strict=True))),
         notes=shared["notes"] + notes + constant,
     )
 
 
 def _is_one(method: Any) -> bool:
-    return isinstance(method, (str, Method))
+    return isinstance(method, (str, Method, Averaged))
 
 
 def _members(method: Any, options: Mapping[str, Any]) -> tuple[list[str], list[Member]]:

@@ -12,10 +12,12 @@ import torch
 
 from seewhy.errors import OptionError
 from seewhy.trace.forward import Pass, out_of_memory, run
-from seewhy.trace.path import resolve_baseline
+from seewhy.trace.path import resolve_baseline, resolve_references
 from seewhy.trace.rectifiers import find, rectified
 from seewhy.trace.targets import Asked, Scored, gradients, scored
 from seewhy.types import Attribution, Evaluations, GradientsAt, ScoresAt
+
+from .draws import normal, uniform
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +45,7 @@ class Scene(NamedTuple):
     answers: list[Scored]
     size: int
     layer: str | None
+    seed: int
     advance: Callable[[int], None]
 
 
@@ -61,7 +64,7 @@ def input_gradients(scene: Scene, members: list[Member]) -> list[Given]:
     distinct = list(dict.fromkeys(rules))
     for rule in distinct:
         with rectified(rectifiers, rule):
-            found[rule] = gradients(scene.answers, scene.done.x, last=rule is distinct[-1])
+            found[rule] = gradients(scene.answers, scene.done.x, scene.model, last=rule is distinct[-1])
     lost = torch.stack([a.rescued for a in scene.answers], 1)
     notes = () if not lost.any() else (
         f"the score is saturated: the factor s(1-s) underflows and is left out for {int(lost.sum())} maps (same "
@@ -90,12 +93,16 @@ def _follow(scene: Scene, member: Member) -> Given:
     if "baseline" in options:
         options["baseline"], named = resolve_baseline(scene.model, x, options["baseline"])
         notes = (named,)
+    if "references" in options:
+        options["references"], named = resolve_references(scene.model, x, options["references"])
+        notes += (named,)
     spent = [len(x), 0]
 
     def answer(question: GradientsAt | ScoresAt) -> Tensor:
         wanted = isinstance(question, GradientsAt)
         points = question.points
-        rows = torch.arange(len(x), device=x.device).repeat(len(points))
+        samples = range(len(x)) if question.row is None else [question.row]
+        rows = torch.tensor(samples, device=x.device).repeat(len(points))
         flat = points.flatten(0, 1)
 
         def part(start: int, stop: int) -> Tensor:
@@ -104,13 +111,15 @@ def _follow(scene: Scene, member: Member) -> Given:
             n, k = stop - start, len(answers)
             spent[0], spent[1] = spent[0] + n, spent[1] + n * k * wanted
             scene.advance(n)
-            return gradients(answers, done.x) if wanted else torch.stack([a.value for a in answers], 1)
+            return gradients(answers, done.x, scene.model) if wanted else torch.stack([a.value for a in answers], 1)
 
         found = torch.cat(list(batches(part, len(flat), scene.size)))
         return found.reshape(*points.shape[:2], *found.shape[1:])
 
     score = torch.stack([a.value for a in scene.answers], 1)
-    kernel = _call(member._replace(options=options), x=x, score=score, block=max(1, scene.size // len(x)))
+    facts = {"x": x, "score": score, "block": max(1, scene.size // len(x))}
+    facts |= {"normal": normal(scene.seed, x), "uniform": uniform(scene.seed)}
+    kernel = _call(member._replace(options=options), **facts)
     given = _drive(kernel, answer)
     return Given(given._replace(notes=notes + given.notes), Evaluations(*spent))
 

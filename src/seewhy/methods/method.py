@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from seewhy.errors import OptionError, choose, unknown
@@ -86,6 +87,8 @@ def fill(name: str, method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
 def _checked(name: str, value: Any, option: Option) -> Any:
     if option.choices:
         return choose(name, value, option.choices)
+    if value is None and option.default is None:
+        return None
     if option.kind in (int, float):
         allowed = (int,) if option.kind is int else (int, float)
         low, high = option.between
@@ -109,6 +112,8 @@ def _option(kernel: Callable[..., Any], parameter: inspect.Parameter, text: str)
     if get_origin(hint) is Annotated:
         hint, between = get_args(hint)[:2]
     choices = get_args(hint) if get_origin(hint) is Literal else ()
+    if get_origin(hint) is UnionType and len(get_args(hint)) == 2:  # float | None
+        hint = next(h for h in get_args(hint) if h is not type(None))
     kind = str if choices else hint if hint in (int, float, bool) else Any
     return Option(kind, parameter.default, text, choices, between)
 

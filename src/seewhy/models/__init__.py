@@ -23,7 +23,7 @@ def wrap(
     layout: str | None = None,
     forward: Callable[[Any, torch.Tensor], Any] | None = None,
 ) -> Model:
-    """Say what is known about a network. The network itself is not touched.
+    """Say what is known about a network. The network itself is not touched; behind a compiled one the original is used.
 
     Args:
         network: a `torch.nn.Module`, or any callable tensor -> scores. A `Model` comes back as it is.
@@ -46,6 +46,8 @@ def wrap(
         raise ModelError(f"a {type(network).__name__} cannot be called: give a torch module or a function.")
     if layout is not None and (len(set(layout)) != len(layout) or "N" not in layout):
         raise OptionError(f"layout={layout!r}: one letter an axis, N among them, such as 'NHWC' or 'NTC'.")
+    if isinstance(network, torch.nn.Module):
+        network = getattr(network, "_orig_mod", network)  # behind torch.compile: what it compiles can be looked into
     module = network if isinstance(network, torch.nn.Module) else None
     call = network if forward is None else (lambda x: forward(network, x))
     return Model(

@@ -69,7 +69,7 @@ def run(model: Model, x: Inputs, *, graph: bool, layer: str | None = None) -> Pa
         output = torch.from_numpy(output)
     for tensor in tensors(output):
         if not finite(tensor):
-            raise ModelError(f"{model.name} gave NaN or infinite values on a finite input: look at its weights.")
+            raise ModelError(f"{model.name} gave NaN or infinite values on a finite input{suspect(model)}.")
     if isinstance(output, Tensor) and (output.ndim == 0 or len(output) != len(x)):
         raise ModelError(
             f"{model.name} gave {describe(output)} for {len(x)} samples: the first axis must be the batch."
@@ -77,6 +77,13 @@ def run(model: Model, x: Inputs, *, graph: bool, layer: str | None = None) -> Pa
     if layer is not None and len(seen) != 1:
         raise ModelError(f"layer {layer!r} ran {len(seen)} times in one forward: one that runs once can be explained.")
     return Pass(leaf, output, output if layer is None else seen[0])
+
+
+def suspect(model: Model) -> str:
+    """Where NaN or infinite values come from, looked for only once there are some."""
+    named = [] if model.module is None else [*model.module.named_parameters(), *model.module.named_buffers()]
+    bad = next((name for name, w in named if not finite(w)), None)
+    return f": its {bad!r} holds some" if bad else "; its weights are finite, so they arise on the way"
 
 
 def bytes_a_sample(model: Model, x: Inputs) -> int:

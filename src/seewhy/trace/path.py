@@ -12,7 +12,8 @@ from torch import Tensor
 from seewhy.errors import OptionError, SeewhyError
 
 from .forward import ready
-from .layout import canonical
+from .layout import canonical, check_rank
+from .outputs import finite
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -80,6 +81,27 @@ def resolve_baseline(model: Model, x: Inputs, given: Baseline) -> tuple[Inputs, 
             f"a baseline of shape {list(torch.as_tensor(given).shape)} does not fit an input of shape "
             f"{list(x.shape)} (batch, channels, others)."
         ) from None
+
+
+def resolve_references(model: Model, x: Inputs, given: Baseline) -> tuple[Tensor | None, str]:
+    """References [R, C, *S] for expected gradients, and a sentence that names them.
+
+    Raises:
+        OptionError: they do not fit the input.
+    """
+    if given is None:
+        return None, "references: noise with the mean and spread of each channel of the sample"
+    if not isinstance(given, (Tensor, np.ndarray)):
+        raise OptionError(f"references={given!r}: a tensor of inputs is needed, [R, ...] in the network's own layout.")
+    references = torch.as_tensor(given).to(x)
+    check_rank(references, model.layout)
+    references = canonical(references, model.layout)
+    if references.shape[1:] != x.shape[1:] or not len(references) or not finite(references):
+        raise OptionError(
+            f"references of shape {list(references.shape)} (count, channels, others) do not fit an input of "
+            f"{list(x.shape)}, or hold NaN."
+        )
+    return references, f"references: the {len(references)} given"
 
 
 def _black(model: Model, x: Inputs) -> Inputs:

@@ -31,8 +31,8 @@ BOUNDED = {
     "ThresholdBackward0": "_saved_threshold",
 }
 SMOOTH = {f"{n}Backward0" for n in ("Gelu", "Silu", "Mish", "Elu", "Softplus", "Hardswish", "Celu", "Selu")}
-# What runs inside these is not recorded, so rectifiers could hide there.
-OPAQUE = ("DifferentiableGraphBackward", "CompiledFunctionBackward", "CheckpointFunctionBackward")
+# What runs inside a scripted graph, or a function of one's own (compiled and checkpointed ones are), is not recorded.
+SCRIPTED = "DifferentiableGraphBackward"
 
 
 class Rectifiers(NamedTuple):
@@ -49,7 +49,9 @@ def find(output: Any) -> Rectifiers:
         ModelError: steps that the graph does not show, or smooth activations and no rectifier at all.
     """
     nodes = list(_walk(output))
-    opaque = sorted({n.name() for n in nodes if isinstance(n, BackwardCFunction) or n.name().startswith(OPAQUE)})
+    opaque = sorted(
+        {n.name().split("::")[-1] for n in nodes if isinstance(n, BackwardCFunction) or SCRIPTED in n.name()}
+    )
     if opaque:
         raise ModelError(
             f"the recorded graph holds {', '.join(opaque)}, inside which rectifiers cannot be seen, so a guided map "

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from seewhy.errors import ModelError, OptionError, UnknownNameError, choose, unknown
 
+from .forward import suspect
 from .layout import class_axis
 from .outputs import describe, finite, parts
 
@@ -187,12 +188,13 @@ def _called(function: Callback, output: Any) -> Scored:
     return Scored(given, torch.ones_like(given), given.detach(), torch.zeros(len(given), dtype=torch.bool))
 
 
-def gradients(answers: list[Scored], x: Inputs, *, last: bool = True) -> Values:
+def gradients(answers: list[Scored], x: Inputs, model: Model, *, last: bool = True) -> Values:
     """[N, K, C, *S]: derivative of every score by the input; one retained backward a score.
 
     Args:
         answers: from `scored`, of one forward.
         x: the leaf that went in.
+        model: whose they are.
         last: whether the graph may be freed afterwards.
 
     Raises:
@@ -212,7 +214,7 @@ def gradients(answers: list[Scored], x: Inputs, *, last: bool = True) -> Values:
                 "on the way), so there is no gradient."
             )
         if not finite(got):
-            raise ModelError("the gradient holds NaN or infinite values: look at the network's weights.")
+            raise ModelError(f"the gradient of target {number - 1} holds NaN or infinite values{suspect(model)}.")
         found.append(got)
     return torch.stack(found, dim=1)
 

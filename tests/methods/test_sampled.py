@@ -1,0 +1,216 @@
+"""Methods that draw, and methods that go on until they are good enough."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import seewhy
+from seewhy.methods.gradients.moments import Moments, add, mean, variance
+
+X = torch.randn(3, 3, 6, 9, generator=torch.Generator().manual_seed(5)).double()
+SAMPLED = ["smoothgrad", "vargrad", "expected_gradients"]
+
+
+def net():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 2 * 5, 3)]
+    return nn.Sequential(*layers).double()
+
+
+def test_moments_in_pieces():
+    values = torch.randn(50, 4, generator=torch.Generator().manual_seed(1)).double().exp()
+    moments = Moments()
+    for piece in values.split([7, 1, 20, 22]):
+        moments = add(moments, piece)
+    assert torch.allclose(mean(moments)[0], values.mean(0))
+    assert torch.allclose(mean(moments)[1], values.std(0) / math.sqrt(50))
+    spread = values.var(0)
+    assert torch.allclose(variance(moments)[0], spread)
+    fourth = ((values - values.mean(0)) ** 4).mean(0)
+    assert torch.allclose(variance(moments)[1], ((fourth - 47 / 49 * spread**2) / 50).sqrt())
+
+
+def test_smoothgrad_of_a_rectifier_is_the_normal_distribution():
+    """relu at t: the mean of its gradient is Phi(t / sigma), the variance Phi (1 - Phi)."""
+    t = torch.tensor([[-0.2, 0.0, 0.3, 1.0]]).double()  # the range is 1.2
+    phi = torch.special.ndtr(t / (0.25 * 1.2)).flatten()
+    for name, expected in (("smoothgrad", phi), ("vargrad", phi * (1 - phi))):
+        e = seewhy.explain(lambda x: x.relu().sum(1), t, name, samples=4000, sigma=0.25, batch_size=500)
+        off = (e.values.flatten() - expected).abs() / e.stderr.flatten().clamp(min=1e-3)
+        assert off.max() < 4
+    plain = seewhy.explain(lambda x: x.relu().sum(1), t, "smoothgrad", samples=4000, sigma=0.25, batch_size=500)
+    assert torch.allclose(plain.stderr.flatten()[:3], (phi * (1 - phi) / 4000).sqrt()[:3], rtol=0.1)
+
+
+def test_stderr_says_how_far_the_truth_is():
+    """Over 200 seeds the truth lies within 1.96 standard errors about 95 times of 100."""
+    t = torch.tensor([[-0.2, 0.0, 0.3, 1.0]]).double()
+    phi = torch.special.ndtr(t / (0.25 * 1.2)).flatten()
+    inside = []
+    for seed in range(200):
+        e = seewhy.explain(lambda x: x.relu().sum(1), t, "smoothgrad", samples=60, sigma=0.25, batch_size=60, seed=seed)
+        inside.append(((e.values.flatten() - phi).abs() <= 1.96 * e.stderr.flatten())[:3])
+    share = torch.stack(inside).double().mean()
+    assert 0.90 < share < 0.98
+
+
+def test_expected_gradients_of_a_linear_function():
+    """w_i (x_i - mean of b_i), exactly, whatever the draws, once the references' mean is known."""
+    w = torch.tensor([1.0, -2.0, 3.0]).double()
+    x, reference = torch.tensor([[1.0, 2.0, 4.0]]).double(), torch.tensor([[0.5, 1.0, 1.5]]).double()
+    e = seewhy.explain(lambda x: x @ w, x, "expected_gradients", references=reference, samples=5)
+    assert torch.allclose(e.values.flatten(), w * (x - reference).flatten())
+    assert e.completeness.abs().max() < 1e-12
+    many = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).double()
+    e = seewhy.explain(lambda x: x @ w, x, "expected_gradients", references=many, samples=2000, batch_size=500)
+    off = (e.values.flatten() - w * (x[0] - many.mean(0))).abs() / e.stderr.flatten()
+    assert off.max() < 4
+    assert any("the 40 given" in n for n in e.notes)
+
+
+def test_the_default_references_are_named_and_never_the_batch():
+    alone = seewhy.explain(net(), X[:1], "expected_gradients", target=0, samples=6)
+    among = seewhy.explain(net(), X, "expected_gradients", target=0, samples=6)
+    assert torch.allclose(alone.values[0], among.values[0], rtol=1e-10)
+    assert "references: noise with the mean and spread of each channel of the sample" in alone.notes
+
+
+@pytest.mark.parametrize("given", ["noise", torch.ones(2, 3, 6, 8), torch.ones(2, 3, 6, 9) * torch.nan, 3.0])
+def test_references_that_do_not_fit(given):
+    with pytest.raises(seewhy.OptionError, match="references"):
+        seewhy.explain(net(), X, "expected_gradients", references=given)
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_draws(name):
+    """The same seed gives the same map whatever the batch; another seed another; no global generator is used."""
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = seewhy.explain(net(), X, name, target=1, samples=7, seed=3)
+    again = seewhy.explain(net(), X, name, target=1, samples=7, seed=3, batch_size=1)
+    other = seewhy.explain(net(), X, name, target=1, samples=7, seed=4)
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (first.values - again.values).abs().max() < 1e-10 * first.values.abs().max()
+    assert (first.values - other.values).abs().max() > 1e-3 * first.values.abs().max()
+    assert first.stderr.shape == first.values.shape
+    with pytest.raises(seewhy.OptionError, match="seed=-1"):
+        seewhy.explain(net(), X, name, seed=-1)
+
+
+@pytest.mark.row(149)
+@pytest.mark.parametrize("name", seewhy.METHODS)
+def test_smooth_and_tta_around_any_method(name):
+    few = {"integrated_gradients": {"steps": 2}}.get(name, {"samples": 4} if name in SAMPLED else {})
+    both = seewhy.explain(
+        net(), X, [seewhy.smooth(name, samples=3, sigma=0.05), seewhy.tta(name)], target=[0, 2], **few
+    )
+    for e, kind in zip(both, ("smooth", "tta"), strict=True):
+        assert e.method == f"{kind}({name})"
+        assert e.values.shape == e.stderr.shape == (3, 2, 3, 6, 9)
+        assert torch.isfinite(e.values).all()
+        assert torch.equal(e.maps, e.values.abs().sum(2).float())
+
+
+@pytest.mark.row(149)
+def test_smooth_gradient_is_smoothgrad():
+    a = seewhy.explain(net(), X, seewhy.smooth("gradient", samples=6, sigma=0.1), target=1, seed=2)
+    b = seewhy.explain(net(), X, "smoothgrad", samples=6, sigma=0.1, target=1, seed=2)
+    assert torch.allclose(a.values, b.values)
+    assert torch.allclose(a.stderr, b.stderr)
+    assert torch.equal(a.scores, seewhy.explain(net(), X, target=1).scores)
+
+
+def test_tta_mirrors_the_map_back():
+    e = seewhy.explain(net(), X, seewhy.tta("gradient"), target=1).values
+    plain, mirrored = (seewhy.explain(net(), x, target=1).values for x in (X, X.flip(-1)))
+    assert torch.allclose(e, (plain + mirrored.flip(-1)) / 2)
+    with pytest.raises(seewhy.OptionError, match="tta mirrors pictures"):
+        seewhy.explain(nn.Linear(3, 2), torch.ones(1, 3), seewhy.tta("gradient"))
+
+
+def test_the_class_is_that_of_the_untouched_input():
+    e = seewhy.explain(net(), X, seewhy.smooth("gradient", samples=4, sigma=3.0))
+    assert torch.equal(e.targets, net()(X).argmax(1, keepdim=True))
+
+
+def test_what_cannot_be_averaged():
+    with pytest.raises(seewhy.UnknownNameError, match="unknown method 'grad'"):
+        seewhy.smooth("grad")
+    with pytest.raises(seewhy.OptionError, match="samples=1"):
+        seewhy.smooth("gradient", samples=1)
+
+
+def test_a_tolerance_is_reached():
+    x = torch.tensor([[0.4, 0.9, -0.1], [1.0, 0.2, 0.3]]).double()
+    f = lambda x: (8 * x.sum(1)).tanh() + (3 * x[:, 0] - 1).relu() - (7 * x[:, 1] - 2).relu()  # noqa: E731
+    plain = seewhy.explain(f, x, "integrated_gradients", steps=4)
+    e = seewhy.explain(f, x, "integrated_gradients", steps=4, tolerance=1e-3)
+    change = (f(x) - f(0 * x)).abs()[:, None]
+    assert (plain.completeness.abs() > 1e-3 * change).any(), "else this test shows nothing"
+    assert (e.completeness.abs() <= 1e-3 * change).all()
+    assert (e.extras["map_error"] <= 5e-3 * change).all()
+    assert e.extras["reached"].all()
+    fine = seewhy.explain(f, x, "integrated_gradients", steps=20_000, batch_size=500)
+    assert (e.values - fine.values).abs().sum() < 2e-2 * fine.values.abs().sum()
+    sums = e.values.flatten(1).sum(1) - (f(x) - f(0 * x))
+    assert torch.allclose(e.completeness[:, 0], sums, atol=1e-12), "reported as it is"
+
+
+def test_no_gradient_is_spent_twice():
+    points = []
+
+    def f(x):
+        if x.requires_grad:
+            points.extend(x.detach()[:, 0].tolist())
+        return (9 * x).tanh().sum(1)
+
+    x = torch.ones(1, 1).double()
+    e = seewhy.explain(f, x, "integrated_gradients", steps=3, tolerance=1e-4)
+    assert len(points) == len({round(p, 12) for p in points}) == e.evaluations.backward
+
+
+def test_forgotten_gradients_are_computed_again(monkeypatch):
+    x = torch.tensor([[0.4, 0.9]]).double()
+    f = lambda x: (8 * x.sum(1)).tanh() + (3 * x[:, 0] - 1).relu()  # noqa: E731
+    whole = seewhy.explain(f, x, "integrated_gradients", steps=4, tolerance=1e-3)
+    monkeypatch.setattr("seewhy.methods.gradients.refine.KEPT", 1)
+    frugal = seewhy.explain(f, x, "integrated_gradients", steps=4, tolerance=1e-3)
+    assert torch.allclose(whole.values, frugal.values)
+    assert frugal.evaluations.backward > whole.evaluations.backward
+
+
+def test_it_says_when_the_budget_ran_out():
+    x = torch.tensor([[0.4, 0.9]]).double()
+    e = seewhy.explain(
+        lambda x: (80 * x).sin().sum(1), x, "integrated_gradients", steps=2, tolerance=1e-5, max_steps=10
+    )
+    assert any("10 steps were spent before the tolerance 1e-05 was reached" in n for n in e.notes)
+    assert not e.extras["reached"].any()
+    assert e.evaluations.backward <= 10
+
+
+def test_a_sample_does_not_depend_on_its_neighbours_to_a_tolerance():
+    x = torch.tensor([[0.4, 0.9, -0.1], [1.0, 0.2, 0.3]]).double()
+    f = lambda x: torch.stack([(8 * x.sum(1)).tanh(), (3 * x[:, 0] - 1).relu()], 1)  # noqa: E731
+    both = seewhy.explain(f, x, "integrated_gradients", target=[0, 1], steps=4, tolerance=1e-2)
+    for n in range(2):
+        alone = seewhy.explain(f, x[n : n + 1], "integrated_gradients", target=[0, 1], steps=4, tolerance=1e-2)
+        assert torch.allclose(alone.values[0], both.values[n], atol=1e-12)
+
+
+def test_a_tolerance_refines_midpoints():
+    with pytest.raises(seewhy.OptionError, match="a tolerance refines midpoints"):
+        seewhy.explain(net(), X, "integrated_gradients", tolerance=0.01, rule="gauss")
+    with pytest.raises(seewhy.OptionError, match="tolerance=2"):
+        seewhy.explain(net(), X, "integrated_gradients", tolerance=2)
+
+
+def test_one_per_cent_on_the_real_network(lite0, shipped):
+    e = seewhy.explain(lite0, shipped["coffee"], "integrated_gradients", steps=16, tolerance=0.01)
+    black = lite0.module(torch.full((1, 3, 224, 224), -1.0)).gather(1, e.targets).detach()
+    assert e.completeness.abs() <= 0.0101 * (e.scores - black).abs()
+    assert e.extras["map_error"] <= 0.0501 * (e.scores - black).abs()
+    assert e.evaluations.backward < 400
