@@ -14,6 +14,7 @@ from .methods import METHODS
 from .types import Card, Explanation, Model, Prediction
 
 if TYPE_CHECKING:
+    from . import testing as testing
     from .methods.averaged import smooth as smooth
     from .methods.averaged import tta as tta
     from .methods.explain import explain as explain
@@ -33,6 +34,7 @@ _WHERE = {
     "tta": "methods.averaged:tta",
     "predict": "trace.predict:predict",
     "targets": "trace.targets:",
+    "testing": "testing:",
     "wrap": "models:wrap",
 }
 

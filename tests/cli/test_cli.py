@@ -19,7 +19,7 @@ def cat(tmp_path, shipped, monkeypatch):
     return "cat.png"
 
 
-@pytest.mark.row(33, 36)
+@pytest.mark.row(33)
 def test_demo(tmp_path, capsys):
     assert main(["demo", "--out", str(tmp_path / "made")]) == 0
     said = capsys.readouterr()
@@ -110,7 +110,7 @@ def test_bad_input_is_one_line_and_a_code(cat, tmp_path, capsys, arguments, code
     assert text in said.err
     assert said.err.count("\n") == 1
     assert not said.out
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["cat.png", "text.png"], "nothing half done is left"
+    assert not list(tmp_path.glob("seewhy-out/*")), "nothing half done is left"
 
 
 def test_an_error_of_our_own_is_one_line_too(cat, capsys, monkeypatch):

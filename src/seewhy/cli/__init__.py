@@ -41,7 +41,8 @@ def _refuse(error: BaseException) -> int:
         return 130
     if isinstance(error, TyperException):
         message = error.format_message()
-        print(f"seewhy: {message} See 'seewhy --help'." if message else "", file=sys.stderr)
+        if message:
+            print(f"seewhy: {message} See 'seewhy --help'.", file=sys.stderr)
         return USAGE
     print(f"seewhy: {_line(error)}", file=sys.stderr)
     return REFUSED if isinstance(error, (InputError, ModelError, OSError)) else USAGE

@@ -98,13 +98,13 @@ def explain(
         if name not in METHODS:
             raise unknown("method", name, METHODS)
     given = {key: _number(value) for key, value in options.items() if value is not None}
+    folder = writable(out)
     network = seewhy.load(model)
     x = network.prepare(inputs, crop="card" if crop else None)
     found = seewhy.explain(
         network, x, method, target=_targets(target), score=score, batch_size=batch_size or "auto", device=device,
         seed=seed, **given,
     )  # fmt: skip
-    folder = writable(out)
     for n, (name, own) in enumerate(zip(inputs, _names(inputs), strict=True)):
         file = folder / own
         sheet([sample(e, n) for e in found], file)
@@ -131,6 +131,8 @@ def sample(e: Explanation, n: int) -> Explanation:
         targets=None if e.targets is None else e.targets[part], labels=None if e.labels is None else e.labels[part],
         probabilities=None if e.probabilities is None else e.probabilities[part],
         completeness=None if e.completeness is None else e.completeness[part],
+        stderr=None if e.stderr is None else e.stderr[part],
+        extras={key: value[part] for key, value in e.extras.items()},
     )  # fmt: skip
 
 

@@ -84,8 +84,9 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
         raise InputError(_too_large(name, f"{image.width}×{image.height}"))
     turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
     image = image if turn is None else image.transpose(turn)
-    if image.mode.startswith("I"):  # 16 bits; PIL would clip them at 255
-        values = np.asarray(image).astype(np.float64) / 257
+    if image.mode.startswith("I"):  # 16 bits, which PIL would clip at 255; mode "I" may hold 8
+        numbers = np.asarray(image).astype(np.float64)
+        values = numbers if image.mode == "I" and numbers.max() <= 255 else numbers / 257
         return Image.fromarray(values.clip(0, 255).round().astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         return _from_array(np.asarray(image)).convert("RGB")
@@ -98,6 +99,8 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
 
 def _from_array(array: np.ndarray) -> Image.Image:
     shape = array.shape
+    if array.ndim > 1 and shape[0] * shape[1] > LIMIT:
+        raise InputError(_too_large("the picture", f"{shape[1]}×{shape[0]}"))
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.ndim == 3 and shape[2] == 1:
         array = array[:, :, 0]

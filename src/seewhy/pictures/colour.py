@@ -49,8 +49,9 @@ def colormap(cmap: str | Any) -> NDArray[np.float64]:
             raise unknown("colormap", cmap, COLORMAPS)
         return COLORMAPS.get(cmap, _matplotlib(cmap))()
     table = np.asarray(cmap, dtype=np.float64)
-    if table.ndim != 2 or table.shape[1] != 3 or len(table) < 2 or table.min() < 0 or table.max() > 1:
-        raise OptionError(f"a colormap is an array [entries, 3] in 0..1, this one is {list(table.shape)}.")
+    if table.ndim != 2 or table.shape[1] != 3 or len(table) < 2 or not ((table >= 0) & (table <= 1)).all():
+        span = f"{list(table.shape)} from {table.min():.4g} to {table.max():.4g}" if table.size else "empty"
+        raise OptionError(f"a colormap is an array [entries, 3] in 0..1, this one is {span}.")
     return table
 
 
@@ -62,8 +63,13 @@ def colour(values: Any, cmap: str | Any = "white_black", low: float = 0.0, high:
         cmap: see `colormap`. For a diverging one give low = -high, and zero has the middle colour.
         low: value of the first colour.
         high: value of the last.
+
+    Raises:
+        OptionError: values that are not finite.
     """
     table = colormap(cmap)
+    if not np.isfinite(values).all():
+        raise OptionError("NaN or infinite values have no colour.")
     share = (np.asarray(values, dtype=np.float64) - low) / ((high - low) or 1)
     index = (share.clip(0, 1) * (len(table) - 1)).round().astype(int)
     return np.asarray((table[index] * 255).round(), dtype=np.uint8)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from seewhy.types import Inputs
 
 KEPT = 64  # gradients of the worst panels that stay in memory; another one that must be split is computed again
+WORST = 2  # pieces split at once; fixed, so that no map depends on the batch
 SLACK = 5  # the errors of single panels cancel in the sum: their absolute sum may be this much larger
 
 
@@ -74,7 +75,7 @@ def refine(
         reached = bool((net.abs() <= tolerance * change).all() and (rough <= SLACK * tolerance * change).all())
         if reached or spent + 2 > limit:
             return mean[None], net, rough, reached
-        worst = panels[: max(1, min(block // 2, (limit - spent) // 2))]
+        worst = panels[: min(WORST, (limit - spent) // 2)]
         del panels[: len(worst)]
         lost = [(p.a, p.b) for p in worst if p.gradient is None]
         thirds = [[p.a, p.a + (p.b - p.a) / 3, p.b - (p.b - p.a) / 3, p.b] for p in worst]
