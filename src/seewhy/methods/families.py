@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .method import Method
 
 T = TypeVar("T")
+BLOCK = 32  # points whose gradients a kernel gets at once; a larger batch only speeds up the passes behind them
 
 
 class Member(NamedTuple):
@@ -117,7 +118,7 @@ def _follow(scene: Scene, member: Member) -> Given:
         return found.reshape(*points.shape[:2], *found.shape[1:])
 
     score = torch.stack([a.value for a in scene.answers], 1)
-    facts = {"x": x, "score": score, "block": max(1, scene.size // len(x))}
+    facts = {"x": x, "score": score, "block": max(1, min(scene.size, BLOCK) // len(x))}
     facts |= {"normal": normal(scene.seed, x), "uniform": uniform(scene.seed)}
     kernel = _call(member._replace(options=options), **facts)
     given = _drive(kernel, answer)

@@ -68,8 +68,9 @@ def colour(values: Any, cmap: str | Any = "white_black", low: float = 0.0, high:
         OptionError: values that are not finite.
     """
     table = colormap(cmap)
-    if not np.isfinite(values).all():
+    numbers = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(numbers).all():
         raise OptionError("NaN or infinite values have no colour.")
-    share = (np.asarray(values, dtype=np.float64) - low) / ((high - low) or 1)
+    share = (numbers - low) / ((high - low) or 1)
     index = (share.clip(0, 1) * (len(table) - 1)).round().astype(int)
     return np.asarray((table[index] * 255).round(), dtype=np.uint8)

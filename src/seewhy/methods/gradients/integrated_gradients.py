@@ -45,7 +45,7 @@ def integrated_gradients(
             full weight, as in MATLAB's example).
         tolerance: go on from `steps` midpoints, splitting where the error is, until |completeness| is at most this
             share of score - baseline score, and `extras["map_error"]`, the errors of all pieces without their signs, at
-            most five times that.
+            most five times that. K targets share the points, until all are good enough.
         max_steps: with a tolerance, how many points at most.
     """
     begin = cast("Tensor", baseline)  # the family hands it over as a tensor like x
