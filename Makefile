@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test rows bench lint clean
+.PHONY: demo test rows bench conformance lint clean
 
 demo: .venv/demo
 	$(BIN)/seewhy demo --out seewhy-demo
@@ -11,8 +11,8 @@ test: .venv/dev lint
 	$(BIN)/python -m pytest
 
 lint: .venv/dev
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs
+	$(BIN)/ruff format --check src tests benchmarks docs
 	$(BIN)/mypy
 
 # which acceptance rows have a passing test, and which have none
@@ -22,6 +22,13 @@ rows: .venv/dev
 # side by side with other libraries; takes about ten minutes and is no part of the tests
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.gradient
+	$(BIN)/python docs/generate.py
+
+# guided backprop by four libraries, on networks of every make
+conformance: .venv/dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check grad-cam zennit
+	$(BIN)/python -m benchmarks.conformance
+	$(BIN)/python docs/generate.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

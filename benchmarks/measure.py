@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -20,10 +20,9 @@ class Timing(NamedTuple):
     high: float
 
 
-def interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
-    """Each call once to warm up, then A B C A B C …, so that a slow minute hits all of them."""
-    for call in calls.values():
-        call()
+def interleaved(calls: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, Timing], dict[str, Any]]:
+    """Each call once to warm up, then A B C A B C …, so that a slow minute hits all of them; and what each gave."""
+    given = {name: call() for name, call in calls.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
@@ -31,7 +30,11 @@ def interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str
             call()
             seconds[name].append(time.perf_counter() - began)
     quartiles = {name: statistics.quantiles(s, n=4) if len(s) > 1 else s * 3 for name, s in seconds.items()}
-    return {name: Timing(statistics.median(s), quartiles[name][0], quartiles[name][2]) for name, s in seconds.items()}
+    return timings, given
+    timings = {
+        name: Timing(statistics.median(s), quartiles[name][0], quartiles[name][2]) for name, s in seconds.items()
+    }
+    return timings, given
 
 
 def peak(call: Callable[[], object]) -> float:

@@ -1,22 +1,29 @@
-"""Writes docs/methods.md from the table: `python docs/generate.py`. A test compares the two."""
+"""Writes what the docs take from elsewhere: `python docs/generate.py`. A test compares.
+
+docs/methods.md comes from the table of methods; the measured tables in docs/benchmarks.md and docs/comparison.md from
+benchmarks/results/.
+"""
 
 import inspect
+import re
 from pathlib import Path
 
 from seewhy import METHODS
 
+DOCS = Path(__file__).parent
+RESULTS = DOCS.parent / "benchmarks" / "results"
 HEAD = """# The methods
 
 Generated from the table in `src/seewhy/methods/__init__.py` by `python docs/generate.py`.
 
 All maps of this family have the input's own size. `values` keep sign and channels; `maps` are sums of the channels'
-absolute values. Units: score units per unit of the network's input for the three gradients, score units for
-input × gradient and integrated gradients.
+absolute values. What holds for every method (targets, scores, batches, memory, seeds) stands at `seewhy.explain`. Around
+any of them `seewhy.smooth(method)` averages over noisy copies, `seewhy.tta(method)` over the picture and its mirror image.
 """
 
 
-def page() -> str:
-    """The whole page."""
+def methods() -> str:
+    """The page of methods."""
     parts = [HEAD, "| method | what it gives | needs | sums to score − baseline score | paper |\n|---|---|---|---|---|"]
     for name, m in METHODS.items():
         needs = ", ".join(flag.name.lower() for flag in m.needs)
@@ -30,5 +37,24 @@ def page() -> str:
     return "\n".join(parts) + "\n"
 
 
+def with_results(text: str) -> str:
+    """A page with each `<!-- results: NAME -->` followed by the table that was measured."""
+    return re.sub(
+        r"<!-- results: (\w+) -->.*?<!-- end -->",
+        lambda m: f"<!-- results: {m[1]} -->\n\n{(RESULTS / f'{m[1]}.md').read_text(encoding='utf-8')}\n<!-- end -->",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def pages() -> dict[Path, str]:
+    """Every page as it should be."""
+    measured = {DOCS / name: with_results((DOCS / name).read_text(encoding="utf-8")) for name in MEASURED}
+    return {DOCS / "methods.md": methods(), **measured}
+
+
+MEASURED = ("benchmarks.md", "comparison.md")
+
 if __name__ == "__main__":
-    (Path(__file__).parent / "methods.md").write_text(page(), encoding="utf-8")
+    for file, text in pages().items():
+        file.write_text(text, encoding="utf-8")

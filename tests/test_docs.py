@@ -13,9 +13,11 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.row(34, 90)
-def test_the_method_page_is_the_table():
-    page = runpy.run_path(str(ROOT / "docs" / "generate.py"))["page"]()
-    assert (ROOT / "docs" / "methods.md").read_text(encoding="utf-8") == page, "run python docs/generate.py"
+def test_the_pages_are_what_the_table_and_the_measurements_say():
+    pages = runpy.run_path(str(ROOT / "docs" / "generate.py"))["pages"]()
+    assert {file.name for file in pages} == {"methods.md", "benchmarks.md", "comparison.md"}
+    for file, text in pages.items():
+        assert file.read_text(encoding="utf-8") == text, f"{file.name}: run python docs/generate.py"
 
 
 def test_the_readmes_example_runs(shipped, tmp_path, monkeypatch, capsys):

@@ -255,8 +255,24 @@ def test_nan_in_the_weights_is_refused():
     net = small()
     with torch.no_grad():
         net[0].weight[0, 0, 0, 0] = torch.nan
-    with pytest.raises(seewhy.ModelError, match="NaN or infinite values on a finite input"):
+    with pytest.raises(seewhy.ModelError, match=r"NaN or infinite values on a finite input: its '0.weight' holds some"):
         seewhy.explain(net, X)
+
+
+def test_a_gradient_that_is_not_finite_is_refused():
+    with pytest.raises(
+        seewhy.ModelError, match="the gradient of target 0 holds NaN or infinite values; its weights are"
+    ):
+        seewhy.explain(lambda x: x.sum(1).sqrt(), torch.zeros(1, 3))
+
+
+def test_float32_maps_hardly_depend_on_the_batch(lite0, shipped):
+    """Kinks of rectifiers turn rounding into small jumps; a thousandth is their noise."""
+    x = lite0.prepare(list(shipped.values()))
+    whole = seewhy.explain(lite0, x, batch_size=3)
+    for n in range(3):
+        alone = seewhy.explain(lite0, x[n : n + 1])
+        assert (whole.values[n] - alone.values[0]).norm() < 5e-3 * alone.values.norm()
 
 
 @pytest.mark.row(135)

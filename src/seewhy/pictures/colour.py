@@ -65,12 +65,12 @@ def colour(values: Any, cmap: str | Any = "white_black", low: float = 0.0, high:
         high: value of the last.
 
     Raises:
-        OptionError: values that are not finite.
+        OptionError: values that are NaN.
     """
     table = colormap(cmap)
     numbers = np.asarray(values, dtype=np.float64)
-    if not np.isfinite(numbers).all():
-        raise OptionError("NaN or infinite values have no colour.")
+    if np.isnan(numbers).any():
+        raise OptionError("NaN has no colour.")
     share = (numbers - low) / ((high - low) or 1)
     index = (share.clip(0, 1) * (len(table) - 1)).round().astype(int)
     return np.asarray((table[index] * 255).round(), dtype=np.uint8)
