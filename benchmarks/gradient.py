@@ -78,7 +78,7 @@ def main() -> None:
                 rows.append([
                     name, str(n), case, f"{time['ours'].median / unit:.2f}", f"{time['theirs'].median / unit:.2f}",
                     f"{time['theirs'].median / time['ours'].median:.2f}", f"{spread:.0%}",
-                    *(f"{m:.0f}" for m in memory), f"{difference:.0e}",
+                    *(f"{max(m, 0):.0f}" for m in memory), f"{difference:.0e}",
                 ])  # fmt: skip
                 print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
     heads = ["network", "batch", "what", "seewhy, forwards", "Captum, forwards", "Captum / seewhy", "spread",

@@ -30,7 +30,6 @@ def interleaved(calls: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[
             call()
             seconds[name].append(time.perf_counter() - began)
     quartiles = {name: statistics.quantiles(s, n=4) if len(s) > 1 else s * 3 for name, s in seconds.items()}
-    return timings, given
     timings = {
         name: Timing(statistics.median(s), quartiles[name][0], quartiles[name][2]) for name, s in seconds.items()
     }

@@ -17,8 +17,9 @@ HEAD = """# The methods
 Generated from the table in `src/seewhy/methods/__init__.py` by `python docs/generate.py`.
 
 All maps of this family have the input's own size. `values` keep sign and channels; `maps` are sums of the channels'
-absolute values. What holds for every method (targets, scores, batches, memory, seeds) stands at `seewhy.explain`. Around
-any of them `seewhy.smooth(method)` averages over noisy copies, `seewhy.tta(method)` over the picture and its mirror image.
+absolute values. What holds for every method (targets, scores, batches, memory, seeds) stands at `seewhy.explain`.
+Around any of them `seewhy.smooth(method)` averages over noisy copies, and `seewhy.tta(method)` over the picture and
+its mirror image.
 """
 
 

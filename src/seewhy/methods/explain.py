@@ -14,7 +14,7 @@ from seewhy import maps
 from seewhy.errors import ModelError, OptionError, choose, unknown
 from seewhy.models import wrap
 from seewhy.models.scripted import step_by_step
-from seewhy.trace import targets
+from seewhy.trace import question
 from seewhy.trace.forward import bytes_a_sample, quiet, ready, run
 from seewhy.trace.layout import own
 from seewhy.trace.outputs import join
@@ -112,7 +112,7 @@ def explain(
     names, members = _members(method, options)
     if seed < 0:
         raise OptionError(f"seed={seed}: 0 or a whole number above it.")
-    choose("score", score, targets.SCORES)
+    choose("score", score, question.SCORES)
     choose("upsample", upsample, UPSAMPLING)
     if feature_layer is not None:
         raise OptionError(f"feature_layer={feature_layer!r}: {', '.join(names)} read no layer; leave it out.")
@@ -121,7 +121,7 @@ def explain(
     _check_needs(model, names, members)
     if any(member.method.feeds == "rectifier_rule" for member in members):
         model = step_by_step(model)
-    targets.check(target, len(inputs))
+    question.check(target, len(inputs))
     if reduction_layer is not None:
         check_layer(model, reduction_layer)
 
@@ -169,8 +169,8 @@ def _explain_batch(call: _Call, x: Inputs, rows: slice) -> _Piece:
     graph = any(FAMILIES[m.method.feeds] is FAMILIES["input_gradient"] for m in members)
     done = run(model, x, graph=graph, layer=call.layer)
     call.advance(len(x))
-    asked = targets.resolve(call.target, call.score, model, done.explained, rows)
-    answers = targets.scored(asked, done.explained, model)
+    asked = question.resolve(call.target, call.score, model, done.explained, rows)
+    answers = question.scored(asked, done.explained, model)
     shares, notes = _shares(asked, done.explained, model)
     scene = Scene(model, done, asked, answers, call.size, call.layer, call.seed, call.advance)
     given: dict[int, Given] = {}
@@ -182,7 +182,7 @@ def _explain_batch(call: _Call, x: Inputs, rows: slice) -> _Piece:
     return _Piece(join([done.output]), asked.indices, scores, shares, [given[i] for i in range(len(members))], notes)
 
 
-def _shares(asked: targets.Asked, explained: Any, model: Model) -> tuple[Tensor | None, tuple[str, ...]]:
+def _shares(asked: question.Asked, explained: Any, model: Model) -> tuple[Tensor | None, tuple[str, ...]]:
     """Softmax of the explained classes, where classes compete for one answer a sample."""
     if asked.indices is None:
         return None, ()
@@ -207,7 +207,7 @@ def _shared(model: Model, x: Inputs, pieces: list[_Piece], target: Any) -> dict[
         "preparation": model.preparation if isinstance(model.preparation, Card) else None,
         "output": join([p.output for p in pieces]),
         "targets": indices,
-        "labels": None if indices is None else targets.names_of(indices, model.labels),
+        "labels": None if indices is None else question.names_of(indices, model.labels),
         "probabilities": shares,
         "scores": torch.cat([p.scores for p in pieces]).cpu(),
         "notes": notes,

@@ -6,6 +6,7 @@ A family gets all its methods at once, so that they share what can be shared.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
@@ -13,8 +14,8 @@ import torch
 from seewhy.errors import OptionError
 from seewhy.trace.forward import Pass, out_of_memory, run
 from seewhy.trace.path import resolve_baseline, resolve_references
-from seewhy.trace.rectifiers import find, rectified
-from seewhy.trace.targets import Asked, Scored, gradients, scored
+from seewhy.trace.question import Asked, Scored, gradients, scored
+from seewhy.trace.rectifiers import Rule, find, rectified
 from seewhy.types import Attribution, Evaluations, GradientsAt, ScoresAt
 
 from .draws import normal, uniform
@@ -59,7 +60,7 @@ class Given(NamedTuple):
 
 def input_gradients(scene: Scene, members: list[Member]) -> list[Given]:
     """One forward for all; for each backward rule and each target one retained backward."""
-    rules = [m.method.kernel if m.method.feeds == "rectifier_rule" else None for m in members]
+    rules = [_rule(member) for member in members]
     rectifiers = find(scene.done.output) if any(rules) else None
     found = {}
     distinct = list(dict.fromkeys(rules))
@@ -80,6 +81,13 @@ def input_gradients(scene: Scene, members: list[Member]) -> list[Given]:
             attribution = Attribution(found[rule], notes=notes + (rectifiers.notes if rectifiers else ()))
         given.append(Given(attribution, Evaluations(len(x), found[rule].shape[0] * found[rule].shape[1])))
     return given
+
+
+def _rule(member: Member) -> Rule | None:
+    """The backward rule of a method, or None for ordinary backpropagation."""
+    if member.method.feeds != "rectifier_rule":
+        return None
+    return partial(member.method.kernel, **member.options) if member.options else member.method.kernel
 
 
 def path_gradients(scene: Scene, members: list[Member]) -> list[Given]:

@@ -12,7 +12,7 @@ from seewhy.types import Prediction
 
 from .forward import quiet, ready, run
 from .outputs import join
-from .targets import class_scores, names_of
+from .question import class_scores, names_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
