@@ -12,7 +12,7 @@ import seewhy
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.row(34, 90)
+@pytest.mark.row(90)
 def test_the_pages_are_what_the_table_and_the_measurements_say():
     pages = runpy.run_path(str(ROOT / "docs" / "generate.py"))["pages"]()
     assert {file.name for file in pages} == {"methods.md", "benchmarks.md", "comparison.md"}

@@ -17,7 +17,6 @@ SMALL = {name: {"samples": 4} for name in ("smoothgrad", "vargrad", "expected_gr
 SMALL["integrated_gradients"] = {"steps": 3}
 
 
-@pytest.mark.row(53)
 @pytest.mark.parametrize("name", seewhy.METHODS)
 def test_the_table_keeps_the_contract(name):
     check_method(name, **SMALL.get(name, {}))

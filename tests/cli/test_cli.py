@@ -19,7 +19,6 @@ def cat(tmp_path, shipped, monkeypatch):
     return "cat.png"
 
 
-@pytest.mark.row(33)
 def test_demo(tmp_path, capsys):
     assert main(["demo", "--out", str(tmp_path / "made")]) == 0
     said = capsys.readouterr()

@@ -78,7 +78,6 @@ def test_units_are_those_of_the_card():
     assert one.prepare(GREY).shape == (1, 1, 4, 6)
 
 
-@pytest.mark.row(147)
 def test_a_list_is_a_batch(model, shipped):
     x = model.prepare([RGB, *shipped.values()])
     assert x.shape == (4, 3, 4, 6)

@@ -66,7 +66,7 @@ def test_rectifier_rules_of_small_networks(name):
         assert values.tolist() == [float(v) for v in want]
 
 
-@pytest.mark.row(26, 27, 29)
+@pytest.mark.row(26, 27)
 @pytest.mark.parametrize("rule", ["midpoint", "gauss", "trapezoid", "endpoints"])
 @pytest.mark.parametrize("steps", [2, 3, 25, 50, 128, 1000])
 def test_weights_sum_to_one(rule, steps):
@@ -111,7 +111,7 @@ def test_smooth_networks_need_few_gauss_points():
     ).all()
 
 
-@pytest.mark.row(10)
+@pytest.mark.row(30)
 def test_source_a_picture_is_that_of_its_formula():
     """25 points, both ends at full weight, no division: after rescaling, `endpoints` gives the same picture."""
     torch.manual_seed(0)
@@ -129,3 +129,15 @@ def test_source_a_picture_is_that_of_its_formula():
         net, x, "integrated_gradients", target=2, score="probability", rule="endpoints", steps=25, baseline=0
     )
     assert (e.scaled[:, 0] - picture).abs().max() < 1e-6
+
+
+@pytest.mark.row(29)
+def test_the_whole_path_can_be_one_batch():
+    sizes = []
+
+    def f(x):
+        sizes.append(len(x))
+        return x.square().sum(1)
+
+    seewhy.explain(f, torch.ones(1, 3), "integrated_gradients", steps=25, batch_size=25)
+    assert sizes == [1, 25, 1]

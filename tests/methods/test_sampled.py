@@ -100,7 +100,6 @@ def test_draws(name):
         seewhy.explain(net(), X, name, seed=-1)
 
 
-@pytest.mark.row(149)
 @pytest.mark.parametrize("name", seewhy.METHODS)
 def test_smooth_and_tta_around_any_method(name):
     few = {"integrated_gradients": {"steps": 2}}.get(name, {"samples": 4} if name in SAMPLED else {})
@@ -114,7 +113,6 @@ def test_smooth_and_tta_around_any_method(name):
         assert torch.equal(e.maps, e.values.abs().sum(2).float())
 
 
-@pytest.mark.row(149)
 def test_smooth_gradient_is_smoothgrad():
     a = seewhy.explain(net(), X, seewhy.smooth("gradient", samples=6, sigma=0.1), target=1, seed=2)
     b = seewhy.explain(net(), X, "smoothgrad", samples=6, sigma=0.1, target=1, seed=2)

