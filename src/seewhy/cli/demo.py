@@ -8,7 +8,7 @@ from pathlib import Path
 
 from seewhy.errors import ModelError
 
-from .commands import sample, sheet, writable
+from .sheets import sample, sheet, writable
 
 PICTURES = {
     "chelsea": ("skimage", "data/chelsea.png"),
