@@ -130,8 +130,13 @@ def test_tta_mirrors_the_map_back():
 
 
 def test_the_class_is_that_of_the_untouched_input():
-    e = seewhy.explain(net(), X, seewhy.smooth("gradient", samples=4, sigma=3.0))
-    assert torch.equal(e.targets, net()(X).argmax(1, keepdim=True))
+    best = net()(X).argmax(1, keepdim=True)
+    wild = seewhy.smooth("gradient", samples=8, sigma=3.0)
+    e = seewhy.explain(net(), X, wild)
+    assert torch.equal(e.targets, best)
+    assert torch.equal(e.values, seewhy.explain(net(), X, wild, target=best).values), (
+        "also where noise changes the best"
+    )
 
 
 def test_what_cannot_be_averaged():
