@@ -78,6 +78,10 @@ def test_units_are_those_of_the_card():
     assert one.prepare(GREY).shape == (1, 1, 4, 6)
 
 
+def test_floats_are_rounded(model):
+    assert seen(model, np.full((4, 6), 0.999)).min() == 255
+
+
 def test_a_list_is_a_batch(model, shipped):
     x = model.prepare([RGB, *shipped.values()])
     assert x.shape == (4, 3, 4, 6)

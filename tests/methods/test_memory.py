@@ -42,4 +42,5 @@ def test_300_steps_finish_under_a_limit_and_equal_the_unlimited(tmp_path):
     assert max(sizes) == 4
     assert max(halved) == 32, "it was tried"
     assert 1 <= halved[-2] < 32, "and halved"
+    assert halved.count(32) == 1, "once for the whole call"
     assert (values - tight).abs().max() < 1e-10 * values.abs().max()

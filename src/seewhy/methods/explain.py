@@ -126,9 +126,9 @@ def explain(
         check_layer(model, reduction_layer)
 
     with quiet(model), tracked(", ".join(names), progress) as advance:
-        size = _size(model, inputs, batch_size, max_memory)
-        call = _Call(model, members, target, score, reduction_layer, size, seed, advance)
-        pieces = list(batches(lambda a, b: _explain_batch(call, inputs[a:b], slice(a, b)), len(inputs), size))
+        room = [_size(model, inputs, batch_size, max_memory)]
+        call = _Call(model, members, target, score, reduction_layer, room, seed, advance)
+        pieces = list(batches(lambda a, b: _explain_batch(call, inputs[a:b], slice(a, b)), len(inputs), room))
 
     shared = _shared(model, inputs, pieces, target)
     shared |= {"seed": seed, "score": score, "reduction_layer": reduction_layer}
@@ -159,7 +159,7 @@ class _Call(NamedTuple):
     target: Any
     score: str
     layer: str | None
-    size: int
+    room: list[int]
     seed: int
     advance: Callable[[int], None]
 
@@ -172,7 +172,7 @@ def _explain_batch(call: _Call, x: Inputs, rows: slice) -> _Piece:
     asked = question.resolve(call.target, call.score, model, done.explained, rows)
     answers = question.scored(asked, done.explained, model)
     shares, notes = _shares(asked, done.explained, model)
-    scene = Scene(model, done, asked, answers, call.size, call.layer, call.seed, call.advance)
+    scene = Scene(model, done, asked, answers, call.room, call.layer, call.seed, call.advance)
     given: dict[int, Given] = {}
     for family in dict.fromkeys(FAMILIES.values()):
         mine = [i for i, m in enumerate(members) if FAMILIES[m.method.feeds] is family]

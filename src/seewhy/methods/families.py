@@ -45,7 +45,7 @@ class Scene(NamedTuple):
     done: Pass
     asked: Asked
     answers: list[Scored]
-    size: int
+    room: list[int]  # samples a pass, one number that all batches of a call share
     layer: str | None
     seed: int
     advance: Callable[[int], None]
@@ -122,11 +122,11 @@ def _follow(scene: Scene, member: Member) -> Given:
             scene.advance(n)
             return gradients(answers, done.x, scene.model) if wanted else torch.stack([a.value for a in answers], 1)
 
-        found = torch.cat(list(batches(part, len(flat), scene.size)))
+        found = torch.cat(list(batches(part, len(flat), scene.room)))
         return found.reshape(*points.shape[:2], *found.shape[1:])
 
     score = torch.stack([a.value for a in scene.answers], 1)
-    facts = {"x": x, "score": score, "block": max(1, min(scene.size, BLOCK) // len(x))}
+    facts = {"x": x, "score": score, "block": max(1, min(scene.room[0], BLOCK) // len(x))}
     facts |= {"normal": normal(scene.seed, x), "uniform": uniform(scene.seed)}
     kernel = _call(member._replace(options=options), **facts)
     given = _drive(kernel, answer)
@@ -151,17 +151,17 @@ def _call(member: Member, **facts: Any) -> Any:
     return member.method.kernel(*(facts[name] for name in member.method.reads), **member.options)
 
 
-def batches(work: Callable[[int, int], T], count: int, size: int) -> Iterator[T]:
-    """work(start, stop) over 0..count in pieces of `size`, halved wherever an allocator refuses."""
+def batches(work: Callable[[int, int], T], count: int, room: list[int]) -> Iterator[T]:
+    """work(start, stop) over 0..count in pieces of room[0], which is halved for good wherever an allocator refuses."""
     start = 0
     while start < count:
-        stop = min(start + size, count)
+        stop = min(start + room[0], count)
         try:
             result = work(start, stop)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error) or stop - start == 1:
                 raise
-            size = max(1, (stop - start) // 2)
+            room[0] = max(1, (stop - start) // 2)
             continue
         yield result
         start = stop
