@@ -141,3 +141,22 @@ def test_the_whole_path_can_be_one_batch():
 
     seewhy.explain(f, torch.ones(1, 3), "integrated_gradients", steps=25, batch_size=25)
     assert sizes == [1, 25, 1]
+
+
+def test_along_a_path_a_saturated_factor_is_kept():
+    """Where the probability is saturated it does not change: such points must add nothing."""
+    f = lambda x: torch.cat([2000 * x, 0 * x], 1)  # noqa: E731
+    x = torch.ones(1, 1).double()
+    e = seewhy.explain(f, x, "integrated_gradients", target=0, score="probability", steps=20_000, batch_size=32)
+    assert e.values.item() == pytest.approx(0.5, abs=1e-4)
+
+
+def test_a_large_batch_does_not_hold_all_gradients_at_once():
+    sizes = []
+
+    def f(x):
+        sizes.append(len(x))
+        return x.square().sum(1)
+
+    seewhy.explain(f, torch.ones(1, 3), "integrated_gradients", steps=100, batch_size=1000)
+    assert sizes == [1, 32, 32, 32, 4, 1]
