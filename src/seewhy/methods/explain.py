@@ -194,8 +194,7 @@ def _shares(asked: question.Asked, explained: Any, model: Model) -> tuple[Tensor
 
 def _shared(model: Model, x: Inputs, pieces: list[_Piece], target: Any) -> dict[str, Any]:
     """What all methods of a call have in common."""
-    indices = None if pieces[0].indices is None else torch.cat([p.indices for p in pieces]).cpu()  # type: ignore[misc]
-    shares = None if pieces[0].probabilities is None else torch.cat([p.probabilities for p in pieces]).cpu()  # type: ignore[misc]
+    indices = _whole([p.indices for p in pieces])
     notes = tuple(dict.fromkeys(note for p in pieces for note in p.notes))
     if isinstance(target, (list, tuple)) and 1 < len(target) == len(x):
         notes += (
@@ -208,7 +207,7 @@ def _shared(model: Model, x: Inputs, pieces: list[_Piece], target: Any) -> dict[
         "output": join([p.output for p in pieces]),
         "targets": indices,
         "labels": None if indices is None else question.names_of(indices, model.labels),
-        "probabilities": shares,
+        "probabilities": _whole([p.probabilities for p in pieces]),
         "scores": torch.cat([p.scores for p in pieces]).cpu(),
         "notes": notes,
     }
@@ -222,8 +221,7 @@ def _assembled(name: str, member: Member, given: list[Given], shared: Mapping[st
     reduced = member.method.reduce(values)
     flat = (maps.spread(reduced) == 0).nonzero().tolist()
     constant = tuple(f"the map of sample {n}, target {k} is constant: it shows nothing" for n, k in flat)
-    missing = [p.completeness for p in parts if p.completeness is not None]
-    errors = [p.stderr for p in parts if p.stderr is not None]
+    stderr = _whole([p.stderr for p in parts])
     notes = tuple(dict.fromkeys(note for p in parts for note in p.notes))
     return Explanation(
         **{k: v for k, v in shared.items() if k != "notes"},
@@ -233,12 +231,18 @@ def _assembled(name: str, member: Member, given: list[Given], shared: Mapping[st
         values=values,
         maps=reduced.float(),
         scaled=maps.rescale(reduced).float(),
-        completeness=torch.cat(missing).cpu() if missing else None,
-        stderr=torch.cat(errors).to(values) if errors else None,
+        completeness=_whole([p.completeness for p in parts]),
+        stderr=None if stderr is None else stderr.to(values),
         extras={key: torch.cat([p.extras[key] for p in parts]).cpu() for key in parts[0].extras},
         evaluations=Evaluations(*map(sum, zip(*(g.evaluations for g in given), strict=True))),
         notes=shared["notes"] + notes + constant,
     )
+
+
+def _whole(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """The batches' parts as one, on the CPU; None where there are none."""
+    some = [p for p in parts if p is not None]
+    return torch.cat(some).cpu() if some else None
 
 
 def _is_one(method: Any) -> bool:
