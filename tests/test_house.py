@@ -101,7 +101,7 @@ def test_import_loads_nothing_heavy():
 
 
 def test_the_core_does_not_import_torchvision():
-    use = "seewhy.explain(torch.nn.Linear(3, 2), torch.ones(1, 3))"
+    use = "seewhy.explain(torch.nn.Linear(3, 2), torch.ones(1, 3), 'gradient')"
     code = f"import sys, torch, seewhy; {use}; print('torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, ModelError, OptionError, SeewhyError, UnknownNameError
 from .methods import METHODS
-from .types import Card, Explanation, Model, Prediction
+from .types import Activations, Card, Explanation, Layers, Model, Prediction
 
 if TYPE_CHECKING:
     from . import testing as testing
@@ -21,13 +21,17 @@ if TYPE_CHECKING:
     from .models import load as load
     from .models import wrap as wrap
     from .trace import targets as targets
+    from .trace.layers import activations as activations
+    from .trace.layers import layers as layers
     from .trace.path import path as path
     from .trace.predict import predict as predict
 
 __version__ = "0.1.0"
 
 _WHERE = {
+    "activations": "trace.layers:activations",
     "explain": "methods.explain:explain",
+    "layers": "trace.layers:layers",
     "load": "models:load",
     "path": "trace.path:path",
     "smooth": "methods.averaged:smooth",
@@ -40,9 +44,11 @@ _WHERE = {
 
 __all__ = [
     "METHODS",
+    "Activations",
     "Card",
     "Explanation",
     "InputError",
+    "Layers",
     "Model",
     "ModelError",
     "OptionError",
@@ -84,3 +90,8 @@ Explanation.save = _attached("pictures:save")
 Explanation.load = staticmethod(lambda file: _fetch("pictures:load")(file))
 Explanation._repr_png_ = _attached("pictures:png")
 Prediction.__str__ = _attached("pictures.table:prediction")  # type: ignore[method-assign]
+Layers.__str__ = _attached("pictures.table:layers")  # type: ignore[method-assign]
+Activations.montage = _attached("pictures.channels:montage")
+Activations.show = _attached("pictures.channels:show")
+Activations.save = _attached("pictures.channels:save")
+Activations._repr_png_ = _attached("pictures.channels:png")

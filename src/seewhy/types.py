@@ -128,6 +128,61 @@ class Prediction:
             yield list(zip(names, index.tolist(), share.tolist(), strict=True))
 
 
+class Layer(NamedTuple):
+    """One row of `seewhy.layers`: a layer, or a function between layers, each time it ran."""
+
+    row: int  # 1-based, in the order they ran
+    name: str
+    type: str
+    description: str
+    shape: tuple[int, ...] | None  # of its output for one sample, batch included; None: not run
+    learnable: int  # values of the parameters that are its own
+    spatial: bool | None  # whether its output has more than one position of the input; None: not run
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What ran inside a network, in order; any slice prints as a table."""
+
+    rows: tuple[Layer, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.rows)
+
+    def __getitem__(self, which: Any) -> Any:
+        return Layers(self.rows[which]) if isinstance(which, slice) else self.rows[which]
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What one layer gives for a batch.
+
+    Attributes:
+        values: [N, C, *S'], on the CPU; [N, C] where there are no positions.
+        layer: its name.
+        input: [N, C, *S] what went in; preparation: the `Card` it was prepared by, if any.
+    """
+
+    values: Tensor
+    layer: str
+    input: Tensor = field(repr=False)
+    preparation: Card | None = None
+
+    def strongest(self) -> list[tuple[int, float]]:
+        """Per sample the channel that holds the largest value, and that value."""
+        peaks = self.values.flatten(2).amax(2) if self.values.ndim > 2 else self.values
+        best = peaks.max(1)
+        return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+    montage: ClassVar[Callable[..., Any]]  # these four are attached in seewhy/__init__.py
+    show: ClassVar[Callable[..., Any]]
+    save: ClassVar[Callable[..., None]]
+    _repr_png_: ClassVar[Callable[..., bytes]]
+
+
 class Evaluations(NamedTuple):
     """Passes of single inputs through the network; a forward shared by methods counts in each."""
 

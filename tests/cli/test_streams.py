@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -62,11 +63,12 @@ main(["explain", "--help"])
 def test_only_data_on_stdout_and_nothing_else_on_stderr(shipped, tmp_path):
     said = python("-m", "seewhy", "explain", str(shipped["chelsea"]), "--json", "--out", str(tmp_path))
     assert said.returncode == 0
-    assert not said.stderr
+    assert re.fullmatch(r"layer: bn2\.act \(7 × 7\): .*\n", said.stderr)  # why this layer, and nothing else
     (line,) = [json.loads(line) for line in said.stdout.splitlines()]
     fields = {"input", "sheet", "method", "labels", "score", "scores", "options", "completeness", "notes"}
+    fields |= {"feature_layer", "reduction_layer"}
     assert line.keys() == fields
-    assert (line["method"], line["labels"], line["score"]) == ("gradient", ["Egyptian cat"], "logit")
+    assert (line["method"], line["labels"], line["score"]) == ("gradcam", ["Egyptian cat"], "logit")
     with Image.open(line["sheet"]) as sheet:
         assert sheet.format == "PNG"
 

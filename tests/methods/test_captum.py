@@ -98,7 +98,7 @@ class Two(torch.nn.Module):
 def test_captums_guided_backprop_is_silent_where_its_hooks_do_not_reach(activation):
     net, x = Two(activation), torch.randn(1, 6, generator=torch.Generator().manual_seed(2))
     theirs = attr.GuidedBackprop(net).attribute(x, target=1)
-    plain = seewhy.explain(net, x, target=1).values[:, 0, 0]
+    plain = seewhy.explain(net, x, "gradient", target=1).values[:, 0, 0]
     assert torch.allclose(theirs, plain), "if this fails, Captum was mended"
     if activation is torch.relu:
         assert not torch.allclose(seewhy.explain(net, x, "guided_backprop", target=1).values[:, 0, 0], plain)
@@ -109,4 +109,4 @@ def test_captum_explains_a_nan():
     net, x = Two(torch.relu), torch.full((1, 6), torch.nan)
     assert attr.Saliency(net).attribute(x, target=1).isfinite().all(), "if this fails, Captum was mended"
     with pytest.raises(seewhy.InputError):
-        seewhy.explain(net, x)
+        seewhy.explain(net, x, "gradient")

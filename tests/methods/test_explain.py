@@ -7,6 +7,7 @@ from torch import nn
 import seewhy
 
 EVERY = list(seewhy.METHODS)
+LAYERS = [name for name, m in seewhy.METHODS.items() if m.feeds == "layer_gradient"]
 PATH = "integrated_gradients"
 FEW = {name: {"samples": 4} for name in ("smoothgrad", "vargrad", "expected_gradients")} | {PATH: {"steps": 4}}
 
@@ -54,7 +55,7 @@ def test_three_maps_of_one_input_cost_one_forward_and_three_backwards():
 @pytest.mark.row(136)
 def test_k_targets_share_one_forward():
     net = Counted(small())
-    e = seewhy.explain(net, X, target=[0, 1, 2, 4])
+    e = seewhy.explain(net, X, "gradient", target=[0, 1, 2, 4])
     assert (net.forwards, net.backwards) == (3, 12)
     assert e.evaluations == (3, 12)
 
@@ -78,7 +79,8 @@ def test_integrated_gradients_cost_what_they_say():
 def test_sequences_pictures_and_volumes(name, shape):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).double()
     e = seewhy.explain(small(len(shape) - 2), x, name, target=[1, 3], **FEW.get(name, {}))
-    assert e.values.shape == (2, 2, *shape[1:])
+    channels = 1 if name in LAYERS else 3
+    assert e.values.shape == (2, 2, channels, *shape[2:])
     assert e.maps.shape == e.scaled.shape == (2, 2, *shape[2:])
     assert torch.equal(e.input, x)
 
@@ -109,19 +111,21 @@ def test_layouts(name, layout):
 def test_classes_last_for_channels_last_networks():
     conv = nn.Conv2d(3, 4, 3, padding=1).double()
     model = seewhy.wrap(conv, layout="NHWC", forward=lambda net, x: net(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-    ours = seewhy.explain(model, X.permute(0, 2, 3, 1), target=3)
-    assert torch.allclose(ours.values, seewhy.explain(conv, X, target=3).values)
+    ours = seewhy.explain(model, X.permute(0, 2, 3, 1), "gradient", target=3)
+    assert torch.allclose(ours.values, seewhy.explain(conv, X, "gradient", target=3).values)
 
 
 @pytest.mark.row(105)
 def test_integer_inputs_are_taken():
     x = torch.randint(0, 255, (2, 3, 6, 9), dtype=torch.uint8)
-    assert torch.equal(seewhy.explain(small(), x).values, seewhy.explain(small(), x.double()).values)
+    assert torch.equal(
+        seewhy.explain(small(), x, "gradient").values, seewhy.explain(small(), x.double(), "gradient").values
+    )
 
 
 @pytest.mark.row(12)
 def test_features_have_one_channel():
-    e = seewhy.explain(nn.Linear(4, 2), torch.ones(3, 4))
+    e = seewhy.explain(nn.Linear(4, 2), torch.ones(3, 4), "gradient")
     assert e.values.shape == (3, 1, 1, 4)
     assert e.maps.shape == (3, 1, 4)
 
@@ -130,7 +134,7 @@ def test_features_have_one_channel():
 def test_a_list_of_unequal_inputs_gives_a_list():
     net = small(1)
     sequences = [torch.randn(3, t, generator=torch.Generator().manual_seed(t)).double() for t in (5, 9, 7)]
-    found = seewhy.explain(net, sequences, target=1)
+    found = seewhy.explain(net, sequences, "gradient", target=1)
     assert [e.maps.shape[-1] for e in found] == [5, 9, 7]
     both = seewhy.explain(net, sequences, ["gradient", "guided_backprop"], target=1)
     assert [[e.method for e in one] for one in both] == [["gradient"] * 3, ["guided_backprop"] * 3]
@@ -139,7 +143,7 @@ def test_a_list_of_unequal_inputs_gives_a_list():
 
 @pytest.mark.row(15, 16, 45)
 def test_maps_and_scaled():
-    e = seewhy.explain(small(), X, target=[1, 2])
+    e = seewhy.explain(small(), X, "gradient", target=[1, 2])
     assert torch.equal(e.maps, e.values.abs().sum(2).float())
     assert e.maps.dtype == e.scaled.dtype == torch.float32
     assert (e.scaled.flatten(2).amin(2) == 0).all()
@@ -149,29 +153,29 @@ def test_maps_and_scaled():
 
 @pytest.mark.row(16)
 def test_a_constant_map_gives_zeros_and_a_note():
-    e = seewhy.explain(lambda x: x.sum((1, 2, 3)) * torch.tensor([1.0, 0.0, 1.0]).double(), X)
+    e = seewhy.explain(lambda x: x.sum((1, 2, 3)) * torch.tensor([1.0, 0.0, 1.0]).double(), X, "gradient")
     assert (e.scaled == 0).all()
     assert "the map of sample 1, target 0 is constant: it shows nothing" in e.notes
 
 
 def test_tiny_maps_are_not_flattened():
     """No absolute epsilon: a map of 1e-30 rescales as one of 1."""
-    big = seewhy.explain(lambda x: x.square().sum((1, 2, 3)), X).scaled
-    tiny = seewhy.explain(lambda x: 1e-30 * x.square().sum((1, 2, 3)), X).scaled
+    big = seewhy.explain(lambda x: x.square().sum((1, 2, 3)), X, "gradient").scaled
+    tiny = seewhy.explain(lambda x: 1e-30 * x.square().sum((1, 2, 3)), X, "gradient").scaled
     assert torch.allclose(big, tiny)
 
 
 @pytest.mark.row(5, 146)
 def test_output_and_scores_are_those_of_the_network():
     net = small()
-    e = seewhy.explain(net, X, target="top3")
+    e = seewhy.explain(net, X, "gradient", target="top3")
     expected = net.eval()(X).detach()
     assert torch.equal(e.output, expected)
     assert torch.equal(e.scores, expected.gather(1, e.targets))
 
 
 def test_default_is_the_best_class():
-    e = seewhy.explain(small(), X)
+    e = seewhy.explain(small(), X, "gradient")
     assert torch.equal(e.targets[:, 0], small().eval()(X).argmax(1))
 
 
@@ -193,7 +197,7 @@ def test_weights_made_in_inference_mode_are_refused():
     with torch.inference_mode():
         net = small()
     with pytest.raises(seewhy.ModelError, match="weights made in inference mode"):
-        seewhy.explain(net, X)
+        seewhy.explain(net, X, "gradient")
 
 
 @pytest.mark.parametrize(
@@ -229,7 +233,7 @@ def test_weights_made_in_inference_mode_are_refused():
 )  # fmt: skip
 def test_bad_values(arguments, error, text):
     with pytest.raises(error, match=text) as caught:
-        seewhy.explain(small(), arguments.pop("x", X), **arguments)
+        seewhy.explain(small(), **{"x": X, "method": "gradient"} | arguments)
     assert isinstance(caught.value, seewhy.SeewhyError)
     assert isinstance(
         caught.value, {seewhy.UnknownNameError: KeyError, seewhy.ModelError: Exception}.get(error, ValueError)
@@ -238,7 +242,9 @@ def test_bad_values(arguments, error, text):
 
 @pytest.mark.row(117)
 def test_devices():
-    assert torch.equal(seewhy.explain(small(), X, device="cpu").values, seewhy.explain(small(), X).values)
+    assert torch.equal(
+        seewhy.explain(small(), X, "gradient", device="cpu").values, seewhy.explain(small(), X, "gradient").values
+    )
 
 
 def test_a_callable_that_raises_shows_its_own_error():
@@ -246,7 +252,7 @@ def test_a_callable_that_raises_shows_its_own_error():
         raise KeyError("no such key")
 
     with pytest.raises(KeyError, match="no such key"):
-        seewhy.explain(broken, X)
+        seewhy.explain(broken, X, "gradient")
 
 
 def test_nan_in_the_weights_is_refused():
@@ -254,22 +260,22 @@ def test_nan_in_the_weights_is_refused():
     with torch.no_grad():
         net[0].weight[0, 0, 0, 0] = torch.nan
     with pytest.raises(seewhy.ModelError, match=r"NaN or infinite values on a finite input: its '0.weight' holds some"):
-        seewhy.explain(net, X)
+        seewhy.explain(net, X, "gradient")
 
 
 def test_a_gradient_that_is_not_finite_is_refused():
     with pytest.raises(
         seewhy.ModelError, match="the gradient of target 0 holds NaN or infinite values; its weights are"
     ):
-        seewhy.explain(lambda x: x.sum(1).sqrt(), torch.zeros(1, 3))
+        seewhy.explain(lambda x: x.sum(1).sqrt(), torch.zeros(1, 3), "gradient")
 
 
 def test_float32_maps_hardly_depend_on_the_batch(lite0, shipped):
     """Kinks of rectifiers turn rounding into small jumps; a thousandth is their noise."""
     x = lite0.prepare(list(shipped.values()))
-    whole = seewhy.explain(lite0, x, batch_size=3)
+    whole = seewhy.explain(lite0, x, "gradient", batch_size=3)
     for n in range(3):
-        alone = seewhy.explain(lite0, x[n : n + 1])
+        alone = seewhy.explain(lite0, x[n : n + 1], "gradient")
         assert (whole.values[n] - alone.values[0]).norm() < 1e-3 * alone.values.norm()
 
 
@@ -280,9 +286,9 @@ def test_memory_is_held():
     each = bytes_a_sample(seewhy.wrap(net), X)
     sizes = []
     net.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
-    e = seewhy.explain(net, X, max_memory=2 * each)
+    e = seewhy.explain(net, X, "gradient", max_memory=2 * each)
     assert sizes == [1, 2, 1]
-    assert torch.allclose(e.values, seewhy.explain(small(), X).values)
+    assert torch.allclose(e.values, seewhy.explain(small(), X, "gradient").values)
 
 
 def test_batches_are_halved_where_memory_ends():
@@ -306,7 +312,7 @@ def test_batches_are_halved_where_memory_ends():
         raise torch.OutOfMemoryError("no")
 
     with pytest.raises(torch.OutOfMemoryError):
-        seewhy.explain(never, x)
+        seewhy.explain(never, x, "gradient")
 
 
 def test_progress_on_stderr_only(capsys, monkeypatch):
@@ -329,4 +335,4 @@ def test_other_peoples_methods_are_taken():
     method = seewhy.methods.Method(sign, "input_gradient", "Sign", "nobody 2000")
     e = seewhy.explain(small(), X, method)
     assert e.method == "sign"
-    assert torch.equal(e.values, seewhy.explain(small(), X).values.sign())
+    assert torch.equal(e.values, seewhy.explain(small(), X, "gradient").values.sign())

@@ -55,7 +55,7 @@ def test_method_equals_its_oracle(name, odd):
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
         x = torch.tensor(odd, dtype=dtype)
         e = seewhy.explain(Twin(network, dtype), x, name, target=torch.tensor(TARGETS), **ours)
-        assert e.values.shape == (2, 3, 3, 6, 9)
+        assert e.values.shape == expected.shape
         assert e.values.dtype == dtype
         scale = np.abs(expected).max()
         assert np.abs(e.values.numpy() - expected).max() <= tolerance * max(scale, 1)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import seewhy
+from seewhy import maps
 from seewhy.methods.gradients.moments import Moments, add, mean, variance
 
 X = torch.randn(3, 3, 6, 9, generator=torch.Generator().manual_seed(5)).double()
@@ -106,11 +107,13 @@ def test_smooth_and_tta_around_any_method(name):
     both = seewhy.explain(
         net(), X, [seewhy.smooth(name, samples=3, sigma=0.05), seewhy.tta(name)], target=[0, 2], **few
     )
+    layer = seewhy.METHODS[name].feeds == "layer_gradient"
     for e, kind in zip(both, ("smooth", "tta"), strict=True):
         assert e.method == f"{kind}({name})"
-        assert e.values.shape == e.stderr.shape == (3, 2, 3, 6, 9)
+        assert e.values.shape == e.stderr.shape == ((3, 2, 1, 2, 5) if layer else (3, 2, 3, 6, 9))
         assert torch.isfinite(e.values).all()
-        assert torch.equal(e.maps, e.values.abs().sum(2).float())
+        expected = maps.resample(e.values[:, :, 0], (6, 9)) if layer else e.values.abs().sum(2)
+        assert torch.equal(e.maps, expected.float())
 
 
 def test_smooth_gradient_is_smoothgrad():
@@ -118,12 +121,12 @@ def test_smooth_gradient_is_smoothgrad():
     b = seewhy.explain(net(), X, "smoothgrad", samples=6, sigma=0.1, target=1, seed=2)
     assert torch.allclose(a.values, b.values)
     assert torch.allclose(a.stderr, b.stderr)
-    assert torch.equal(a.scores, seewhy.explain(net(), X, target=1).scores)
+    assert torch.equal(a.scores, seewhy.explain(net(), X, "gradient", target=1).scores)
 
 
 def test_tta_mirrors_the_map_back():
     e = seewhy.explain(net(), X, seewhy.tta("gradient"), target=1).values
-    plain, mirrored = (seewhy.explain(net(), x, target=1).values for x in (X, X.flip(-1)))
+    plain, mirrored = (seewhy.explain(net(), x, "gradient", target=1).values for x in (X, X.flip(-1)))
     assert torch.allclose(e, (plain + mirrored.flip(-1)) / 2)
     with pytest.raises(seewhy.OptionError, match="tta mirrors pictures"):
         seewhy.explain(nn.Linear(3, 2), torch.ones(1, 3), seewhy.tta("gradient"))

@@ -1,5 +1,6 @@
 """Every method once more, slowly, in float64, from its paper. Nothing here imports seewhy."""
 
+from .cam import gradcam
 from .gradient import (
     expected_gradients,
     gradient,
@@ -11,7 +12,7 @@ from .gradient import (
     zeiler_fergus,
 )
 
-# name -> oracle(network, x [N, C, H, W], targets [N, K]) -> values [N, K, C, H, W]
+# name -> oracle(network, x [N, C, H, W], targets [N, K]) -> values [N, K, C or 1, H, W]
 ORACLES = {
     "gradient": gradient,
     "input_x_gradient": input_x_gradient,
@@ -21,4 +22,5 @@ ORACLES = {
     "smoothgrad": smoothgrad,
     "vargrad": vargrad,
     "expected_gradients": expected_gradients,
+    "gradcam": gradcam,
 }

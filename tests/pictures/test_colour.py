@@ -132,7 +132,7 @@ def test_overlay_of_another_size(signed):
 
 @pytest.mark.row(15)
 def test_sum_or_mean_over_channels_looks_the_same(network):
-    e = seewhy.explain(network, torch.randn(2, 3, 6, 9))
+    e = seewhy.explain(network, torch.randn(2, 3, 6, 9), "gradient")
     assert torch.equal(e.maps, e.values.abs().sum(2))
     mean = e.values.abs().mean(2)
     rescaled = (mean - mean.amin((2, 3), True)) / (mean.amax((2, 3), True) - mean.amin((2, 3), True))
@@ -143,11 +143,12 @@ def test_sum_or_mean_over_channels_looks_the_same(network):
 def test_scaled_maps_span_white_to_black(network):
     """A constant map is all white, and a note says that it shows nothing."""
     x = torch.randn(2, 3, 6, 9)
-    e = seewhy.explain(network, x, target=[0, 2])
+    e = seewhy.explain(network, x, "gradient", target=[0, 2])
     for drawn in colour(e.scaled).reshape(4, -1):
         assert drawn.min() == 0
         assert drawn.max() == 255
-    flat = seewhy.explain(lambda x: torch.stack([x.sum((1, 2, 3)), x.square().sum((1, 2, 3))], 1), x, target=[0, 1])
+    both = lambda x: torch.stack([x.sum((1, 2, 3)), x.square().sum((1, 2, 3))], 1)  # noqa: E731
+    flat = seewhy.explain(both, x, "gradient", target=[0, 1])
     assert (colour(flat.scaled[:, 0]) == 255).all()
     assert [n for n in flat.notes if "constant" in n] == [
         f"the map of sample {n}, target 0 is constant: it shows nothing" for n in range(2)
@@ -156,7 +157,7 @@ def test_scaled_maps_span_white_to_black(network):
 
 @pytest.mark.row(45)
 def test_eight_bits_exist_only_in_pictures(network):
-    e = seewhy.explain(network, torch.randn(1, 3, 6, 9))
+    e = seewhy.explain(network, torch.randn(1, 3, 6, 9), "gradient")
     assert e.scaled.shape == (1, 1, 6, 9)
     assert (e.values.dtype, e.maps.dtype, e.scaled.dtype) == (torch.float32,) * 3
     assert colour(e.scaled).dtype == np.uint8

@@ -40,7 +40,7 @@ def test_round_trip(e, tmp_path, way):
 
 def test_outputs_of_any_make(tmp_path):
     model = seewhy.wrap(lambda x: {"a": x * 2, "b": (x, 3, "text", None)})
-    e = seewhy.explain(model, torch.ones(2, 3), target=lambda out: out["a"].sum(1))
+    e = seewhy.explain(model, torch.ones(2, 3), "gradient", target=lambda out: out["a"].sum(1))
     e.save(tmp_path / "e.npz")
     back = seewhy.Explanation.load(tmp_path / "e.npz")
     assert torch.equal(back.output["a"], e.output["a"])

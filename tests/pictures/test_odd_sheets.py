@@ -45,7 +45,7 @@ def darkest(grey, shape):
 def test_the_darkest_pixel_of_a_volumes_page_is_its_largest_value():
     torch.manual_seed(4)
     net = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 5 * 6 * 9, 3))
-    e = seewhy.explain(net, torch.randn(1, 1, 5, 6, 9))
+    e = seewhy.explain(net, torch.randn(1, 1, 5, 6, 9), "gradient")
     depth, row, column = np.unravel_index(int(e.maps[0, 0].argmax()), (5, 6, 9))
     page = figure(e, percentile=100)
     assert page.axes[1].get_title() == f"Gradient, slice {depth}"
@@ -53,7 +53,7 @@ def test_the_darkest_pixel_of_a_volumes_page_is_its_largest_value():
 
 
 def test_each_row_shows_its_own_sample(net, x):
-    e = seewhy.explain(net, x)
+    e = seewhy.explain(net, x, "gradient")
     page = figure(e, percentile=100)
     for n in range(2):
         shown = page.axes[2 * n].images[0].get_array()
@@ -64,7 +64,7 @@ def test_each_row_shows_its_own_sample(net, x):
 
 
 def test_colours_end_at_the_percentile(net, x):
-    e = seewhy.explain(net, x[:1])
+    e = seewhy.explain(net, x[:1], "gradient")
     heat = e.maps[0, 0].double().numpy()
     for percentile in (50, 90, 100):
         shown = figure(e, percentile=percentile).axes[1].images[0].get_array()
@@ -99,7 +99,7 @@ def test_a_picture_and_two_overlays(net, x, cmap):
     ],
 )
 def test_any_title(net, x, title):
-    e = seewhy.explain(net, x[:1])
+    e = seewhy.explain(net, x[:1], "gradient")
     page = figure(e, title=title, cmap="white_red")
     assert page.get_suptitle() == title
     assert path_figure(torch.rand(3, 1, 3, 4, 4), None, title=title).get_suptitle() == title
@@ -107,7 +107,7 @@ def test_any_title(net, x, title):
 
 
 def test_titles_need_more_room(net, x):
-    e = seewhy.explain(net, x[:1])
+    e = seewhy.explain(net, x[:1], "gradient")
     pages = [figure(e, title=title) for title in ("one", "one\ntwo")]
     for page in pages:
         page.savefig(io.BytesIO())
@@ -115,21 +115,21 @@ def test_titles_need_more_room(net, x):
 
 
 def test_dollars_in_the_label_of_one_row(net, x):
-    assert replace(seewhy.explain(net, x[:1]), labels=(("cost $x^$",),)).show().size > (0, 0)
+    assert replace(seewhy.explain(net, x[:1], "gradient"), labels=(("cost $x^$",),)).show().size > (0, 0)
 
 
 @pytest.mark.parametrize("where", ["labels", "title"])
 def test_dollars_in_other_titles(net, x, where):
-    e = seewhy.explain(net, x)
+    e = seewhy.explain(net, x, "gradient")
     replace(e, **{where: (("cost $x^$",), ("b",)) if where == "labels" else "$x^$"}).show()
 
 
 @pytest.mark.parametrize("other", ["input", "target", "size"])
 def test_explanations_of_different_things(net, x, other):
-    one = seewhy.explain(net, x, target=0)
+    one = seewhy.explain(net, x, "gradient", target=0)
     more = {
-        "input": lambda: seewhy.explain(net, x + 1, target=0),
-        "target": lambda: seewhy.explain(net, x, target=1),
+        "input": lambda: seewhy.explain(net, x + 1, "gradient", target=0),
+        "target": lambda: seewhy.explain(net, x, "gradient", target=1),
         "size": lambda: replace(one, input=one.input[..., :5], maps=one.maps[..., :5]),
     }[other]()
     with pytest.raises(seewhy.OptionError, match="the same input and the same targets"):

@@ -23,7 +23,7 @@ def explained(*shape, **options):
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
     net = network(len(shape) - 2) if len(shape) > 2 else nn.Linear(shape[1], 3)
     net(x)
-    return seewhy.explain(net, x, **options)
+    return seewhy.explain(net, x, "gradient", **options)
 
 
 def titles(page):
@@ -77,7 +77,7 @@ def test_the_hottest_place_of_the_map_is_the_darkest_pixel_of_the_page():
 
 
 def test_the_input_is_shown_in_its_own_colours(lite0, shipped):
-    e = seewhy.explain(lite0, shipped["coffee"])
+    e = seewhy.explain(lite0, shipped["coffee"], "gradient")
     shown = figure(e).axes[0].images[0].get_array()
     with Image.open(shipped["coffee"]) as picture:
         expected = np.asarray(picture.convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)) / 255

@@ -52,7 +52,7 @@ def test_forms_of_target(net):
         "numpy": (np.array([[3, 1], [0, 4]]), torch.tensor([[3, 1], [0, 4]])),
         "top3": ("top3", order[:, :3]),
     }.values():
-        e = seewhy.explain(model, X, target=target)
+        e = seewhy.explain(model, X, "gradient", target=target)
         assert torch.equal(e.targets, expected), target
         assert torch.equal(e.scores, net(X).gather(1, expected).detach())
         assert e.labels == tuple(tuple(LABELS[i] for i in row) for row in expected.tolist())
@@ -64,13 +64,13 @@ def test_forms_of_target(net):
 @pytest.mark.row(99, 100, 120)
 def test_functions_as_targets(net):
     ask = [lambda z: z[:, 1] - z[:, 3], lambda z: z.square().sum(1)]
-    e = seewhy.explain(net, X, target=ask)
+    e = seewhy.explain(net, X, "gradient", target=ask)
     assert e.targets is None
     assert e.labels is None
     assert e.probabilities is None
     for k, f in enumerate(ask):
         assert torch.equal(e.values[:, k], direct(net, X, f))
-    assert torch.equal(seewhy.explain(net, X, target=ask[0]).values, e.values[:, :1])
+    assert torch.equal(seewhy.explain(net, X, "gradient", target=ask[0]).values, e.values[:, :1])
 
 
 @pytest.mark.row(99)
@@ -86,7 +86,7 @@ def test_functions_as_targets(net):
 )
 def test_a_function_that_gives_no_scalar_a_sample(net, function, shape):
     with pytest.raises(seewhy.OptionError, match=rf"{shape}.*one number a sample is needed"):
-        seewhy.explain(net, X, target=function)
+        seewhy.explain(net, X, "gradient", target=function)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_what_is_no_target(net, target, error, text):
     handle = net.register_forward_hook(lambda *_: calls.append(1))
     try:
         with pytest.raises(error, match=text):
-            seewhy.explain(counted, X, target=target)
+            seewhy.explain(counted, X, "gradient", target=target)
     finally:
         handle.remove()
     assert len(calls) <= 1, "refused before any backward pass"
@@ -121,12 +121,14 @@ def test_what_is_no_target(net, target, error, text):
 
 def test_labels_are_needed_for_a_label(net):
     with pytest.raises(seewhy.UnknownNameError, match="has no labels"):
-        seewhy.explain(net, X, target="cat")
+        seewhy.explain(net, X, "gradient", target="cat")
 
 
 def test_a_list_as_long_as_the_batch_is_noted(net):
-    assert any("for one target a sample give a tensor" in n for n in seewhy.explain(net, X, target=[0, 1]).notes)
-    assert not seewhy.explain(net, X, target=[0, 1, 2]).notes
+    assert any(
+        "for one target a sample give a tensor" in n for n in seewhy.explain(net, X, "gradient", target=[0, 1]).notes
+    )
+    assert not seewhy.explain(net, X, "gradient", target=[0, 1, 2]).notes
 
 
 FORMULAS = {
@@ -140,7 +142,7 @@ FORMULAS = {
 @pytest.mark.row(9, 130)
 @pytest.mark.parametrize("score", FORMULAS)
 def test_scores(net, score):
-    e = seewhy.explain(net, X, target=[3, 0], score=score)
+    e = seewhy.explain(net, X, "gradient", target=[3, 0], score=score)
     assert e.score == score
     for k, c in enumerate((3, 0)):
         formula = lambda z, c=c: FORMULAS[score](z, c)  # noqa: E731
@@ -153,7 +155,7 @@ def test_scores(net, score):
 @pytest.mark.parametrize("score", ["probability", "log_probability", "margin"])
 def test_one_score_has_no_probability(score):
     with pytest.raises(seewhy.OptionError, match="compares classes"):
-        seewhy.explain(nn.Linear(3, 1), torch.ones(1, 3), score=score)
+        seewhy.explain(nn.Linear(3, 1), torch.ones(1, 3), "gradient", score=score)
 
 
 def test_a_saturated_probability_still_has_a_map():
@@ -165,7 +167,7 @@ def test_a_saturated_probability_still_has_a_map():
         net[2].bias += torch.tensor([27.6 - float(net(x)[0, 0] - net(x)[0, 1:].logsumexp(0)), 0, 0])
     naive = direct(net, x, lambda z: z.softmax(1)[:, 0])
     exact = direct(net.double(), x.double(), lambda z: z.log_softmax(1)[:, 0])  # same ranks as the probability's
-    e = seewhy.explain(net.float(), x, target=0, score="probability")
+    e = seewhy.explain(net.float(), x, "gradient", target=0, score="probability")
     ranks, truth, plain = (v.flatten().double().argsort().argsort().double() for v in (e.values, exact, naive))
     assert torch.corrcoef(torch.stack([ranks, truth]))[0, 1] > 0.999
     assert torch.corrcoef(torch.stack([plain, truth]))[0, 1] < 0.9, "else this test shows nothing"
@@ -177,16 +179,16 @@ def test_a_factor_that_underflows_is_left_out_and_said():
     with torch.no_grad():
         net.bias.copy_(torch.tensor([2000.0, 0.0]))
     x = torch.ones(1, 4).double()
-    e = seewhy.explain(net, x, target=0, score="probability")
+    e = seewhy.explain(net, x, "gradient", target=0, score="probability")
     assert any("s(1-s) underflows and is left out for 1 maps" in n for n in e.notes)
     assert torch.allclose(e.values.flatten(), (net.weight[0] - net.weight[1]).detach())
 
 
 @pytest.mark.row(98)
 def test_a_class_of_a_segmentation_is_summed_over_positions(segmenter):
-    e = seewhy.explain(segmenter, X, target=2)
+    e = seewhy.explain(segmenter, X, "gradient", target=2)
     assert torch.allclose(e.values[:, 0], direct(segmenter, X, lambda z: z[:, 2].sum((1, 2))))
-    e = seewhy.explain(segmenter, X, target=2, score="probability")
+    e = seewhy.explain(segmenter, X, "gradient", target=2, score="probability")
     assert torch.allclose(e.values[:, 0], direct(segmenter, X, lambda z: z.softmax(1)[:, 2].sum((1, 2))))
     assert e.probabilities is None
 
@@ -198,23 +200,25 @@ def test_ready_made_targets(segmenter, net):
         (targets.region(1, mask), lambda z: (z[:, 1] * mask).sum((1, 2))),
         (targets.box(1, 2, 3, 5, 8), lambda z: z[:, 1, 2:5, 3:8].sum((1, 2))),
     ):
-        e = seewhy.explain(segmenter, X, target=made)
+        e = seewhy.explain(segmenter, X, "gradient", target=made)
         assert torch.allclose(e.values[:, 0], direct(segmenter, X, formula))
     goal = torch.randn(5).double()
-    e = seewhy.explain(net, X, target=targets.similarity(goal))
+    e = seewhy.explain(net, X, "gradient", target=targets.similarity(goal))
     cosine = lambda z: (z * goal).sum(1) / z.norm(dim=1) / goal.norm()  # noqa: E731
     assert torch.allclose(e.values[:, 0], direct(net, X, cosine))
     p = net(X).softmax(1).detach()
     finer = lambda z: (p[:, [1, 2]] * (z[:, [0]] - 0.5 * z[:, [1, 2]])).sum(1) / p[:, [1, 2]].sum(1)  # noqa: E731
-    e = seewhy.explain(net, X, target=targets.contrast(0, [1, 2], alpha=0.5))
+    e = seewhy.explain(net, X, "gradient", target=targets.contrast(0, [1, 2], alpha=0.5))
     assert torch.allclose(e.values[:, 0], direct(net, X, finer))
     nearest = (net(X)[0] - net(X)[0, 0]).abs().detach().argsort()[1:3].tolist()
-    a, b = (seewhy.explain(net, X[:1], target=targets.contrast(0, rivals)).values for rivals in (2, nearest))
+    a, b = (
+        seewhy.explain(net, X[:1], "gradient", target=targets.contrast(0, rivals)).values for rivals in (2, nearest)
+    )
     assert torch.allclose(a, b)
     with pytest.raises(seewhy.OptionError, match="the mask is"):
-        seewhy.explain(segmenter, X, target=targets.region(1, mask[1:]))
+        seewhy.explain(segmenter, X, "gradient", target=targets.region(1, mask[1:]))
     with pytest.raises(seewhy.OptionError, match="outside the output"):
-        seewhy.explain(segmenter, X, target=targets.box(1, 20, 20, 30, 30))
+        seewhy.explain(segmenter, X, "gradient", target=targets.box(1, 20, 20, 30, 30))
 
 
 Named = namedtuple("Named", ["scores", "features"])
@@ -245,7 +249,7 @@ def test_outputs_of_any_make(net, make):
     dress, ask, fields = MAKES[make]
     model = seewhy.wrap(net, forward=lambda net, x: dress(net(x)))
     expected = direct(net, X, lambda z: z[:, 1])
-    e = seewhy.explain(model, X, target=ask, batch_size=1)
+    e = seewhy.explain(model, X, "gradient", target=ask, batch_size=1)
     assert torch.equal(e.values[:, 0], expected)
     assert type(e.output) is type(dress(net(X)))
     assert torch.equal(ask(e.output), net(X)[:, 1].detach())
@@ -253,18 +257,18 @@ def test_outputs_of_any_make(net, make):
     assert (guided.values[:, 0] - expected).abs().max() > 1e-4, "rectifiers are found behind any output"
     assert seewhy.explain(model, X, "integrated_gradients", target=ask, steps=2).values.shape == (2, 1, 3, 6, 9)
     with pytest.raises(seewhy.ModelError, match=fields):
-        seewhy.explain(model, X, target=1)
+        seewhy.explain(model, X, "gradient", target=1)
 
 
 def test_integer_outputs_are_refused(net):
     with pytest.raises(seewhy.ModelError, match="scores are needed, not decisions"):
-        seewhy.explain(lambda x: net(x).argmax(1), X, target=0)
+        seewhy.explain(lambda x: net(x).argmax(1), X, "gradient", target=0)
 
 
 def test_a_score_that_autograd_cannot_reach(net):
     for f in (lambda x: net(x).detach(), lambda x: net(x.round().detach()), lambda x: net(x).detach().numpy()):
         with pytest.raises(seewhy.ModelError, match="does not depend on the input through autograd"):
-            seewhy.explain(f, X, target=0)
+            seewhy.explain(f, X, "gradient", target=0)
 
 
 @pytest.mark.row(9, 108)
@@ -272,17 +276,17 @@ def test_reduction_layer(net):
     torch.manual_seed(4)
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 5), nn.Softmax(1)).double()
     x = torch.randn(2, 3).double()
-    e = seewhy.explain(model, x, target=2, reduction_layer="2")
+    e = seewhy.explain(model, x, "gradient", target=2, reduction_layer="2")
     assert e.reduction_layer == "2"
     assert torch.equal(e.values[:, 0, 0], direct(model[:3], x, lambda z: z[:, 2]))
-    whole = seewhy.explain(model, x, target=2)
+    whole = seewhy.explain(model, x, "gradient", target=2)
     assert torch.allclose(whole.values[:, 0, 0], direct(model, x, lambda z: z[:, 2]))
     assert any("probabilities already" in n for n in whole.notes)
     path = seewhy.explain(model, x, "integrated_gradients", target=2, reduction_layer="2", baseline=0, steps=300)
     logits = model[:3]
     assert torch.allclose(path.values.flatten(1).sum(1), logits(x)[:, 2] - logits(0 * x)[:, 2], atol=1e-4)
     with pytest.raises(seewhy.UnknownNameError, match="unknown layer 'fc'"):
-        seewhy.explain(model, x, reduction_layer="fc")
+        seewhy.explain(model, x, "gradient", reduction_layer="fc")
     with pytest.raises(seewhy.OptionError, match="adds a softmax"):
-        seewhy.explain(model, x, score="margin")
+        seewhy.explain(model, x, "gradient", score="margin")
     assert not model[2]._forward_hooks

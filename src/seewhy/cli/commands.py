@@ -6,6 +6,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -79,12 +80,58 @@ def methods(as_json: Json = False) -> None:
         print(table(("method", "what", "paper", "options"), rows))
 
 
+@app.command()
+def layers(model: Network = "lite0", as_json: Json = False) -> None:
+    """List what runs inside a network, in order."""
+    import seewhy
+
+    found = seewhy.layers(seewhy.load(model))
+    if not as_json:
+        print(found)
+    for row in found if as_json else ():
+        print(json.dumps(row._asdict()))
+
+
+@app.command()
+def activations(
+    inputs: Inputs,
+    layer: Annotated[str, typer.Option(help="Its name, see 'seewhy layers'.")],
+    model: Network = "lite0",
+    channels: Annotated[int, typer.Option(min=1, help="How many of them the montage shows.")] = 12,
+    out: Out = Path("seewhy-out"),
+    as_json: Json = False,
+) -> None:
+    """Show what a layer gives: a montage of channels, and the strongest beside the picture."""
+    import seewhy
+
+    folder = writable(out)
+    network = seewhy.load(model)
+    found = seewhy.activations(network, network.prepare(inputs), layer)
+    tiles = [found.montage(channels, sample=n) for n in range(len(inputs))]
+    shape = " × ".join(map(str, found.values.shape[1:]))
+    for n, (name, own) in enumerate(zip(inputs, _names(inputs), strict=True)):
+        files = [folder / f"{Path(own).stem}-{kind}.png" for kind in ("channels", "strongest")]
+        tiles[n].save(files[0])
+        one = replace(found, values=found.values[n : n + 1], input=found.input[n : n + 1])
+        one.save(files[1])
+        channel, value = one.strongest()[0]
+        if as_json:
+            print(json.dumps({"input": name, "layer": found.layer, "shape": list(found.values.shape[1:]),
+                              "strongest": channel, "value": value, "files": [str(f) for f in files]}))  # fmt: skip
+        else:
+            print(f"{name}: {found.layer} gives {shape}; channel {channel} is the strongest, {value:.4g}")
+            print(*files, sep="\n")
+
+
 def explain(
     inputs: list[str],
     model: str,
     method: list[str],
     target: list[str] | None,
     score: str,
+    feature_layer: str | None,
+    reduction_layer: str | None,
+    upsample: str,
     crop: bool,
     batch_size: int | None,
     device: str,
@@ -104,13 +151,16 @@ def explain(
     network = seewhy.load(model)
     x = network.prepare(inputs, crop="card" if crop else None)
     found = seewhy.explain(
-        network, x, method, target=_targets(target), score=score, batch_size=batch_size or "auto", device=device,
-        seed=seed, **given,
+        network, x, method, target=_targets(target), score=score, feature_layer=feature_layer,
+        reduction_layer=reduction_layer, upsample=upsample, batch_size=batch_size or "auto", device=device, seed=seed,
+        **given,
     )  # fmt: skip
     for n, (name, own) in enumerate(zip(inputs, _names(inputs), strict=True)):
         file = folder / own
         sheet([sample(e, n) for e in found], file)
         _tell(name, file, [sample(e, n) for e in found], as_json)
+    for reason in dict.fromkeys(e.layer_reason for e in found if e.layer_reason not in (None, "given")):
+        print(f"layer: {reason}", file=sys.stderr)
     for note in dict.fromkeys(note for e in found for note in e.notes):
         print(f"note: {note}", file=sys.stderr)
 
@@ -121,7 +171,9 @@ def _tell(name: str, file: Path, found: list[Explanation], as_json: bool) -> Non
         return
     for e in found:
         print(json.dumps({
-            "input": name, "sheet": str(file), "method": e.method, "labels": e.labels and e.labels[0], "score": e.score,
+            "input": name, "sheet": str(file), "method": e.method,
+            "feature_layer": e.feature_layer, "reduction_layer": e.reduction_layer,
+            "labels": e.labels and e.labels[0], "score": e.score,
             "scores": e.scores[0].tolist(), "options": {k: str(v) for k, v in e.options.items()},
             "completeness": None if e.completeness is None else e.completeness[0].tolist(), "notes": e.notes,
         }))  # fmt: skip
@@ -162,6 +214,12 @@ def _signature() -> inspect.Signature:
             help="Class index or label, repeated for several, or top3 (default: the best class).")]),
         "score": ("logit", Annotated[Literal["logit", "probability", "log_probability", "margin"], typer.Option(
             help="What of a class is explained.")]),
+        "feature_layer": (None, Annotated[str | None, typer.Option(
+            help="The layer whose activations are read (default: chosen, with the reason); see 'seewhy layers'.")]),
+        "reduction_layer": (None, Annotated[str | None, typer.Option(
+            help="The layer whose output is explained (default: the network's output).")]),
+        "upsample": ("bicubic", Annotated[Literal["bicubic", "linear", "nearest", "none"], typer.Option(
+            help="How a map is brought to the picture's size.")]),
         "crop": (False, Crop),
         "batch_size": (None, Annotated[int | None, typer.Option(min=1, help="Samples a pass (default: auto).")]),
         "device": ("auto", Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]),

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .resample import resample
+
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
     from seewhy.types import Maps, Values
+
+
+__all__ = ["absolute_sum", "channel_sum", "resample", "rescale", "spread"]
 
 
 def absolute_sum(values: Values) -> Maps:

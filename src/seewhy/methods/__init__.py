@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from seewhy.maps import channel_sum
 from seewhy.types import Can
 
 from .backward.guided_backprop import guided_backprop
 from .backward.zeiler_fergus import zeiler_fergus
+from .cam.gradcam import gradcam
 from .gradients.expected_gradients import expected_gradients
 from .gradients.gradient import gradient
 from .gradients.input_x_gradient import input_x_gradient
@@ -15,7 +17,8 @@ from .method import Method
 
 __all__ = ["DEFAULT", "METHODS", "Can", "Method"]
 
-DEFAULT = "gradient"
+DEFAULT = "gradcam"
+LAYERS = Can.SCORES | Can.GRADIENTS | Can.LAYERS
 
 METHODS: dict[str, Method] = {
     "gradient": Method(gradient, "input_gradient", "Gradient", "Simonyan et al. 2014, sec. 3.1"),
@@ -30,4 +33,5 @@ METHODS: dict[str, Method] = {
     "expected_gradients": Method(
         expected_gradients, "path_gradient", "Expected gradients", "Erion et al. 2021, eq. 3", complete=True
     ),
+    "gradcam": Method(gradcam, "layer_gradient", "Grad-CAM", "Selvaraju et al. 2017, eq. 1, 2", LAYERS, channel_sum),
 }

@@ -85,7 +85,9 @@ def tta(method: str | Method) -> Averaged:
     return Averaged(found, name, "tta", {}, 2, move, lambda values, j: values.flip(-1) if j else values)
 
 
-def average(over: Averaged, x: Inputs, seed: int, explain: Callable[[Inputs, Any], Explanation]) -> Explanation:
+def average(
+    over: Averaged, x: Inputs, seed: int, upsample: str, explain: Callable[[Inputs, Any], Explanation]
+) -> Explanation:
     """The mean of `explain(copy, targets)` over the copies; explain(x, None) says which targets."""
     plain = explain(x, None)
     moments, passes, notes = Moments(), plain.evaluations, plain.notes
@@ -96,6 +98,8 @@ def average(over: Averaged, x: Inputs, seed: int, explain: Callable[[Inputs, Any
         notes += e.notes
     values, stderr = mean(moments)
     reduced = over.method.reduce(values)
+    if plain.maps.shape != reduced.shape:
+        reduced = maps.resample(reduced, plain.maps.shape[2:], upsample)
     return replace(
         plain,
         values=values,

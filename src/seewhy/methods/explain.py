@@ -15,6 +15,7 @@ from seewhy.errors import ModelError, OptionError, choose, unknown
 from seewhy.models import wrap
 from seewhy.models.scripted import step_by_step
 from seewhy.trace import question
+from seewhy.trace.choice import Seen, find, survey
 from seewhy.trace.forward import bytes_a_sample, quiet, ready, run
 from seewhy.trace.layout import own
 from seewhy.trace.outputs import join
@@ -31,8 +32,8 @@ from .progress import tracked
 if TYPE_CHECKING:
     from seewhy.types import Indices, Inputs, Model, Scores
 
-BATCH = {"cpu": 4}  # the best with a graph, see docs/decisions.md
-BATCH_ELSEWHERE = 32
+BATCH = {"cpu": (8, 4)}  # without and with a graph through the whole network, see docs/decisions.md
+BATCH_ELSEWHERE = (32, 32)
 UPSAMPLING = ("bicubic", "linear", "nearest", "none")
 
 
@@ -70,11 +71,13 @@ def explain(
             own. Tensor [N] or [N, K]: per sample. "top3". Function(output) -> [N], or a list of them; it sees any
             part of the batch at a time.
         score: "logit", "probability", "log_probability" or "margin" of a class.
-        feature_layer: for methods that read a layer; those of this table that exist today read the input.
+        feature_layer: name of the layer whose activations are read, as `seewhy.layers` gives it; default: chosen, with
+            `layer_reason`. Of a transformer's tokens the patches are read, on their grid.
         reduction_layer: name of the layer whose output is explained; default: the network's output.
-        upsample: how a map is brought to the input's size: "bicubic", "linear", "nearest", "none". Maps of the
-            gradient methods have it already.
-        batch_size: samples a pass; "auto": 4 on a CPU. Halved wherever an allocator refuses.
+        upsample: how a map is brought to the input's size: "bicubic" (cubic in every rank; it may undershoot),
+            "linear", "nearest", "none". Maps of the gradient methods have it already.
+        batch_size: samples a pass; "auto": on a CPU 4, or 8 for methods that need no gradient at the input. Halved
+            wherever an allocator refuses.
         max_memory: bytes the call may add; the batch is chosen to hold it, from one measured sample.
         device: "auto": where the network lies; "cpu", "cuda", "cuda:1".
         seed: of methods that draw; same seed, same map.
@@ -108,13 +111,14 @@ def explain(
             found = explain(model, own(copy, model.layout), method.method, **asked, **options)
             return replace(found, method=method.name)
 
-        return replace(average(method, inputs, seed, one_copy), seconds=time.perf_counter() - began)
+        return replace(average(method, inputs, seed, upsample, one_copy), seconds=time.perf_counter() - began)
     names, members = _members(method, options)
     if seed < 0:
         raise OptionError(f"seed={seed}: 0 or a whole number above it.")
     choose("score", score, question.SCORES)
     choose("upsample", upsample, UPSAMPLING)
-    if feature_layer is not None:
+    reads = any(member.method.feeds == "layer_gradient" for member in members)
+    if feature_layer is not None and not reads:
         raise OptionError(f"feature_layer={feature_layer!r}: {', '.join(names)} read no layer; leave it out.")
     _check_sizes(batch_size, max_memory)
     model, inputs = ready(model, x, device)
@@ -126,15 +130,17 @@ def explain(
         check_layer(model, reduction_layer)
 
     with quiet(model), tracked(", ".join(names), progress) as advance:
-        room = [_size(model, inputs, batch_size, max_memory)]
-        call = _Call(model, members, target, score, reduction_layer, room, seed, advance)
+        graph = any(FAMILIES[m.method.feeds] is FAMILIES["input_gradient"] for m in members)
+        layers = _layers(model, inputs, feature_layer, reduction_layer) if reads else _Layers()
+        room = [_size(model, inputs, batch_size, max_memory, graph or not reads)]
+        call = _Call(model, members, target, score, reduction_layer, layers.feature, graph, room, seed, advance)
         pieces = list(batches(lambda a, b: _explain_batch(call, inputs[a:b], slice(a, b)), len(inputs), room))
 
     shared = _shared(model, inputs, pieces, target)
     shared |= {"seed": seed, "score": score, "reduction_layer": reduction_layer}
     shared |= {"seconds": time.perf_counter() - began}
     found = [
-        _assembled(name, member, [piece.given[i] for piece in pieces], shared)
+        _assembled(name, member, [piece.given[i] for piece in pieces], shared, upsample, layers)
         for i, (name, member) in enumerate(zip(names, members, strict=True))
     ]
     return found[0] if _is_one(method) else found
@@ -159,20 +165,56 @@ class _Call(NamedTuple):
     target: Any
     score: str
     layer: str | None
+    feature: Seen | None
+    graph: bool
     room: list[int]
     seed: int
     advance: Callable[[int], None]
 
 
+class _Layers(NamedTuple):
+    """The layer that is read and the one that is explained, for methods that read one."""
+
+    feature: Seen | None = None
+    reason: str | None = None
+    reduction: str | None = None
+
+
+def _layers(model: Model, x: Inputs, feature: str | None, reduction: str | None) -> _Layers:
+    """The feature layer asked for, or the one to choose.
+
+    Raises:
+        UnknownNameError: no such layer.
+        ModelError: it has no positions, or there is no suitable layer.
+    """
+    seen = survey(model, x, reduction)
+    if feature is None:
+        if seen.chosen is None:
+            works = ", ".join(n for n, m in METHODS.items() if m.feeds != "layer_gradient")
+            raise ModelError(
+                f"{seen.reason}, so {model.name} has no layer for a class activation map: give feature_layer if you "
+                f"know one (seewhy.layers lists them), or use {works}."
+            )
+        return _Layers(seen.chosen, seen.reason, seen.output)
+    found = find(seen, feature, model)
+    if found.where is None or not found.where.spatial:
+        raise ModelError(
+            f"layer {feature!r} gives {list(found.shape or ())}, in which no positions of the input "
+            f"{list(x.shape[2:])} can be recognised: name a layer with axes [N, C, *S], or whose tokens form a grid"
+            + (f", such as {seen.chosen.name!r}." if seen.chosen else ".")
+        )
+    return _Layers(found, "given", seen.output)
+
+
 def _explain_batch(call: _Call, x: Inputs, rows: slice) -> _Piece:
     model, members = call.model, call.members
-    graph = any(FAMILIES[m.method.feeds] is FAMILIES["input_gradient"] for m in members)
-    done = run(model, x, graph=graph, layer=call.layer)
+    feature = None if call.feature is None else call.feature.name
+    done = run(model, x, graph=call.graph, layer=call.layer, feature=feature)
     call.advance(len(x))
     asked = question.resolve(call.target, call.score, model, done.explained, rows)
     answers = question.scored(asked, done.explained, model)
     shares, notes = _shares(asked, done.explained, model)
-    scene = Scene(model, done, asked, answers, call.room, call.layer, call.seed, call.advance)
+    scene = Scene(model, done, asked, answers, call.room, call.layer, call.seed, call.advance, call.feature)
     given: dict[int, Given] = {}
     for family in dict.fromkeys(FAMILIES.values()):
         mine = [i for i, m in enumerate(members) if FAMILIES[m.method.feeds] is family]
@@ -213,7 +255,9 @@ def _shared(model: Model, x: Inputs, pieces: list[_Piece], target: Any) -> dict[
     }
 
 
-def _assembled(name: str, member: Member, given: list[Given], shared: Mapping[str, Any]) -> Explanation:
+def _assembled(
+    name: str, member: Member, given: list[Given], shared: Mapping[str, Any], upsample: str, layers: _Layers
+) -> Explanation:
     """One method's batches as one record."""
     parts = [g.attribution for g in given]
     values = torch.cat([p.values.detach().cpu() for p in parts])
@@ -221,16 +265,25 @@ def _assembled(name: str, member: Member, given: list[Given], shared: Mapping[st
     reduced = member.method.reduce(values)
     flat = (maps.spread(reduced) == 0).nonzero().tolist()
     constant = tuple(f"the map of sample {n}, target {k} is constant: it shows nothing" for n, k in flat)
+    shown, used = reduced, {}
+    if member.method.feeds == "layer_gradient" and layers.feature is not None:
+        if upsample != "none":
+            shown = maps.resample(reduced, shared["input"].shape[2:], upsample)
+        used = {
+            "feature_layer": layers.feature.name,
+            "layer_reason": layers.reason,
+            "reduction_layer": layers.reduction,
+        }
     stderr = _whole([p.stderr for p in parts])
     notes = tuple(dict.fromkeys(note for p in parts for note in p.notes))
     return Explanation(
-        **{k: v for k, v in shared.items() if k != "notes"},
+        **{k: v for k, v in shared.items() if k != "notes"} | used,
         method=name,
         title=member.method.title,
         options=dict(member.options),
         values=values,
-        maps=reduced.float(),
-        scaled=maps.rescale(reduced).float(),
+        maps=shown.float(),
+        scaled=maps.rescale(shown).float(),
         completeness=_whole([p.completeness for p in parts]),
         stderr=None if stderr is None else stderr.to(values),
         extras={key: torch.cat([p.extras[key] for p in parts]).cpu() for key in parts[0].extras},
@@ -286,9 +339,9 @@ def _check_sizes(batch_size: int | str, max_memory: int | None) -> None:
             raise OptionError(f"{name}={value!r}: a whole number above 0, or {other!r}.")
 
 
-def _size(model: Model, x: Inputs, batch_size: int | str, max_memory: int | None) -> int:
+def _size(model: Model, x: Inputs, batch_size: int | str, max_memory: int | None, graph: bool) -> int:
     """How many samples a pass may hold."""
-    size = batch_size if isinstance(batch_size, int) else BATCH.get(x.device.type, BATCH_ELSEWHERE)
+    size = batch_size if isinstance(batch_size, int) else BATCH.get(x.device.type, BATCH_ELSEWHERE)[graph]
     if max_memory is None:
         return size
     each = bytes_a_sample(model, x)

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 
-from seewhy.errors import OptionError
+from seewhy.errors import ModelError, OptionError
+from seewhy.trace.choice import Seen
 from seewhy.trace.forward import Pass, out_of_memory, run
+from seewhy.trace.layout import arranged
 from seewhy.trace.path import resolve_baseline, resolve_references
 from seewhy.trace.question import Asked, Scored, gradients, scored
 from seewhy.trace.rectifiers import Rule, find, rectified
@@ -49,6 +51,7 @@ class Scene(NamedTuple):
     layer: str | None
     seed: int
     advance: Callable[[int], None]
+    feature: Seen | None = None
 
 
 class Given(NamedTuple):
@@ -88,6 +91,21 @@ def _rule(member: Member) -> Rule | None:
     if member.method.feeds != "rectifier_rule":
         return None
     return partial(member.method.kernel, **member.options) if member.options else member.method.kernel
+
+
+def layer_gradients(scene: Scene, members: list[Member]) -> list[Given]:
+    """A layer's activations [N, C, *S'] and the gradient of each target there [N, K, C, *S'], for all kernels."""
+    features, seen = scene.done.features, scene.feature
+    assert features is not None and seen is not None and seen.where is not None
+    if len(features) != len(scene.done.x):
+        raise ModelError(f"layer {seen.name!r} gave {list(features.shape)} for {len(scene.done.x)} samples: no batch.")
+    found = gradients(scene.answers, features, scene.model, last=False, what=f"layer {seen.name!r}")
+    flat = arranged(found.flatten(0, 1), seen.where).unflatten(0, found.shape[:2])
+    dead = (flat.flatten(2).abs().amax(2) == 0).nonzero().tolist()
+    notes = tuple(f"the gradient of sample {n}, target {k} is zero all over layer {seen.name!r}" for n, k in dead)
+    facts = {"activations": arranged(features.detach(), seen.where), "gradients": flat}
+    cost = Evaluations(len(features), flat.shape[0] * flat.shape[1])
+    return [Given(Attribution(_call(member, **facts), notes=notes), cost) for member in members]
 
 
 def path_gradients(scene: Scene, members: list[Member]) -> list[Given]:
@@ -168,6 +186,7 @@ def batches(work: Callable[[int, int], T], count: int, room: list[int]) -> Itera
 
 
 FAMILIES: dict[str, Callable[[Scene, list[Member]], list[Given]]] = {
+    "layer_gradient": layer_gradients,  # first: the next one frees the graph
     "input_gradient": input_gradients,
     "rectifier_rule": input_gradients,
     "path_gradient": path_gradients,

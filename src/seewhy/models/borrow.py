@@ -26,7 +26,8 @@ def borrowed(module: torch.nn.Module | None) -> Iterator[None]:
         yield
         return
     parts = list(module.modules())
-    weights = {id(w): w for part in parts for w in part.parameters(recurse=False)}  # one walk; tied weights once
+    # one walk, tied weights once; `parameters()` would cost as much as a small layer
+    weights = {id(w): w for part in parts for w in part._parameters.values() if w is not None}
     flags: list[tuple[Any, str, bool]] = [(part, "training", False) for part in parts]
     flags += [(w, "requires_grad", False) for w in weights.values() if w.is_leaf and not w.is_inference()]
     with _lock:

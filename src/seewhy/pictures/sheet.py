@@ -74,9 +74,9 @@ def figure(
     page.get_layout_engine().set(w_pad=0.04, h_pad=0.05)  # type: ignore[union-attr, call-arg]
     axes = page.subplots(len(rows), 1 + len(every), squeeze=False)
     for line, (n, k) in zip(axes, rows, strict=True):
-        where = _slice(first.maps[n, k])
-        picture = _input(first.input[n], first.preparation, where)
-        _draw_input(line[0], picture)
+        where = strongest_slice(first.maps[n, k])
+        picture = input_picture(first.input[n], first.preparation, where)
+        draw_input(line[0], picture)
         _title(line[0], "Input" if len(rows) == 1 else caption(first, n, k))
         for axis, e in zip(line[1:], every, strict=True):
             _draw_map(axis, e.maps[n, k], where, picture, cmap, alpha, percentile)
@@ -122,18 +122,20 @@ def path_figure(along: Tensor, preparation: Card | None, *, sample: int = 0, col
     for number, axis in enumerate(axes.flat):
         axis.axis("off")
         if number < count:
-            axis.imshow(_input(along[number, sample], preparation, None, whole))
+            axis.imshow(input_picture(along[number, sample], preparation, None, whole))
             axis.set_title(f"{number / max(count - 1, 1):.2f}", fontsize=7, pad=2)
     page.suptitle(title, fontsize=12, parse_math=False)
     return page
 
 
-def _slice(scaled: Tensor) -> int | None:
+def strongest_slice(scaled: Tensor) -> int | None:
     """For a volume [D, H, W] the slice that holds the largest value."""
     return int(scaled.flatten(1).amax(1).argmax()) if scaled.ndim == 3 else None
 
 
-def _input(x: Tensor, preparation: Card | None, where: int | None, among: Tensor | None = None) -> NDArray[np.float64]:
+def input_picture(
+    x: Tensor, preparation: Card | None, where: int | None, among: Tensor | None = None
+) -> NDArray[np.float64]:
     """[C, *S] in the network's units -> [H, W, 3] in 0..1, or [C, T] as it is; `among`: share its range."""
     values = x.double().numpy()
     if values.ndim == 2:
@@ -150,7 +152,8 @@ def _input(x: Tensor, preparation: Card | None, where: int | None, among: Tensor
     return np.asarray(values.clip(0, 1).transpose(1, 2, 0))
 
 
-def _draw_input(axis: Axes, picture: NDArray[np.float64]) -> None:
+def draw_input(axis: Axes, picture: NDArray[np.float64]) -> None:
+    """A picture, or the lines of a sequence."""
     if picture.ndim == 2:
         axis.plot(picture.T, linewidth=1)
         axis.tick_params(labelsize=7)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from seewhy.types import Prediction
+    from seewhy.types import Layers, Prediction
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()) -> str:
@@ -35,3 +35,20 @@ def prediction(given: Prediction, names: Sequence[str] | None = None) -> str:
         for label, index, share in best
     ]
     return table(("sample", "class", "index", "probability"), rows, right=("index", "probability"))
+
+
+def layers(given: Layers) -> str:
+    """A row a layer; shapes without the batch."""
+    rows = [
+        (
+            layer.row,
+            layer.name,
+            layer.type,
+            layer.description,
+            "" if layer.shape is None else " × ".join(map(str, layer.shape[1:])),
+            f"{layer.learnable:,}" if layer.learnable else "",
+            "" if layer.spatial is None else "yes" if layer.spatial else "no",
+        )
+        for layer in given
+    ]
+    return table(("row", "name", "type", "description", "output", "learnable", "spatial"), rows, ("row", "learnable"))

@@ -17,7 +17,7 @@ from seewhy.models.borrow import borrowed
 
 from .layout import canonical, check_rank, own
 from .outputs import describe, finite, tensors
-from .tap import tapped
+from .tap import opened, tapped
 
 if TYPE_CHECKING:
     from seewhy.types import Inputs, Model
@@ -29,6 +29,7 @@ class Pass(NamedTuple):
     x: Inputs
     output: Any
     explained: Any
+    features: Tensor | None = None  # what the feature layer gave, as it gave it
 
 
 @contextmanager
@@ -38,21 +39,26 @@ def quiet(model: Model) -> Iterator[None]:
         yield
 
 
-def run(model: Model, x: Inputs, *, graph: bool, layer: str | None = None) -> Pass:
-    """One forward of a batch, with the autograd graph back to the input, or without.
+def run(model: Model, x: Inputs, *, graph: bool, layer: str | None = None, feature: str | None = None) -> Pass:
+    """One forward of a batch, with the autograd graph back to the input, to a layer, or without.
 
     Args:
         model: who answers.
         x: the batch.
-        graph: whether gradients will be asked.
+        graph: whether gradients at the input will be asked.
         layer: the layer whose output is explained; None: the network's own output.
+        feature: the layer whose features are read; without `graph`, the graph goes back to it only.
 
     Raises:
         ModelError: the network refuses the input, its output is not finite or has lost the batch, or the
             layer did not run exactly once.
     """
     leaf = x.detach().clone().requires_grad_(graph)
-    with torch.set_grad_enabled(graph), tapped(model, layer) as seen:
+    with (
+        torch.set_grad_enabled(graph or feature is not None),  # no weight and no input asks for a graph by itself
+        opened(model, feature, cut=not graph) as features,
+        tapped(model, layer) as seen,
+    ):
         try:
             output = model.forward(own(leaf, model.layout))
         except (RuntimeError, ValueError, IndexError) as error:
@@ -76,7 +82,9 @@ def run(model: Model, x: Inputs, *, graph: bool, layer: str | None = None) -> Pa
         )
     if layer is not None and len(seen) != 1:
         raise ModelError(f"layer {layer!r} ran {len(seen)} times in one forward: one that runs once can be explained.")
-    return Pass(leaf, output, output if layer is None else seen[0])
+    if feature is not None and len(features) != 1:
+        raise ModelError(f"layer {feature!r} ran {len(features)} times in one forward of this input.")
+    return Pass(leaf, output, output if layer is None else seen[0], features[0] if features else None)
 
 
 def suspect(model: Model) -> str:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, NamedTuple
 
 from seewhy.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from seewhy.types import Inputs
+
+PREFIX = 16  # more tokens than that do not stand before a grid
 
 
 def check_rank(x: Tensor, layout: str | None) -> None:
@@ -54,3 +59,73 @@ def class_axis(ndim: int, layout: str | None) -> int:
 def _order(layout: str) -> list[int]:
     spatial = [i for i, letter in enumerate(layout) if letter not in "NC"]
     return [layout.index("N"), layout.index("C"), *spatial]
+
+
+class Place(NamedTuple):
+    """Where channels and positions lie in a layer's output."""
+
+    channels: int  # the axis
+    grid: tuple[int, ...]  # positions an axis of the input
+    prefix: int | None = None  # tokens before those of the grid; None: the positions have axes of their own
+
+    @property
+    def spatial(self) -> bool:
+        """Whether there is more than one position."""
+        return max(self.grid) > 1
+
+
+def place(shape: Sequence[int], size: Sequence[int], grids: Sequence[tuple[int, ...]], last: bool) -> Place | None:
+    """Find channels and positions of a layer's output [N, ...]; None where there are none.
+
+    Args:
+        shape: of the output.
+        size: of the input's positions, *S.
+        grids: those seen on the way to the layer, the latest last.
+        last: whether the network keeps its channels last.
+    """
+    if len(shape) == len(size) + 2:
+        first, behind = tuple(shape[2:]), tuple(shape[1:-1])
+        known = {*grids, tuple(size)}
+        if len(size) == 1 and first != behind and (first in known) != (behind in known):
+            return Place(1, first) if first in known else Place(len(shape) - 1, behind)
+        a, b = (_skew(grid, size) for grid in (first, behind))
+        if min(a, b) > math.log(2) and not (known & {first, behind}):
+            return None  # heads, tokens and widths, say
+        return Place(len(shape) - 1, behind) if b < a or (a == b and last) else Place(1, first)
+    if len(shape) == 3 and len(size) > 1:
+        found = _tokens(shape[1], size, grids)
+        return None if found is None else Place(2, *found)
+    return None
+
+
+def _skew(grid: Sequence[int], size: Sequence[int]) -> float:
+    """How unequally the axes of the input are shrunk; equal within rounding is 0."""
+    shares = [math.log(s / g) for s, g in zip(size, grid, strict=True)]
+    slack = max(math.log((g + 1) / g) for g in grid)
+    return max(0.0, max(shares) - min(shares) - slack)
+
+
+def _tokens(count: int, size: Sequence[int], grids: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], int] | None:
+    """The grid of `count` tokens, and how many stand before it; from grids seen, else from the input's proportions."""
+    seen = [(grid, count - math.prod(grid)) for grid in reversed(grids)]
+    fitting = [found for found in seen if 0 <= found[1] <= PREFIX]
+    if fitting:
+        return min(fitting, key=lambda found: found[1])
+    if grids:
+        return None
+    for prefix in range(PREFIX + 1):
+        side = ((count - prefix) / math.prod(size)) ** (1 / len(size))
+        grid = tuple(round(side * s) for s in size)
+        if (
+            math.prod(grid) == count - prefix
+            and max(grid) > 1
+            and all(g == side * s for g, s in zip(grid, size, strict=True))
+        ):
+            return grid, prefix
+    return None
+
+
+def arranged(features: Tensor, where: Place) -> Tensor:
+    """A layer's output [N, ...] -> [N, C, *grid]."""
+    moved = features.movedim(where.channels, 1)
+    return moved if where.prefix is None else moved[:, :, where.prefix :].unflatten(2, where.grid)

@@ -188,13 +188,14 @@ def _called(function: Callback, output: Any) -> Scored:
     return Scored(given, torch.ones_like(given), given.detach(), torch.zeros(len(given), dtype=torch.bool))
 
 
-def gradients(answers: list[Scored], x: Inputs, model: Model, *, last: bool = True) -> Values:
-    """[N, K, C, *S]: derivative of every score by the input; one retained backward a score.
+def gradients(answers: list[Scored], x: Inputs, model: Model, *, last: bool = True, what: str = "the input") -> Values:
+    """[N, K, C, *S]: derivative of every score by the input or by a layer's features; one retained backward a score.
 
     Args:
         answers: from `scored`, of one forward.
-        x: the leaf that went in.
+        x: the leaf that went in, or the features.
         model: whose they are.
+        what: how a message calls x.
         last: whether the graph may be freed afterwards.
 
     Raises:
@@ -210,7 +211,7 @@ def gradients(answers: list[Scored], x: Inputs, model: Model, *, last: bool = Tr
         )
         if got is None:
             raise ModelError(
-                "the score does not depend on the input through autograd (a detach, a no_grad, a rounding, or numpy "
+                f"the score does not depend on {what} through autograd (a detach, a no_grad, a rounding, or numpy "
                 "on the way), so there is no gradient."
             )
         if not finite(got):

@@ -101,6 +101,11 @@ def _walk(output: Any) -> Iterator[Node]:
                 waiting.append(after)
 
 
+def is_activation(node: Node) -> bool:
+    """Whether a step is an activation function, smooth ones included."""
+    return node.name() in SMOOTH or node.name() in RECTIFIERS or node.name() in BOUNDED
+
+
 def _rectifies(node: Node) -> bool:
     name = node.name()
     return name in RECTIFIERS or (name in BOUNDED and getattr(node, BOUNDED[name]) == 0)

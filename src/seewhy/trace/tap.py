@@ -1,4 +1,4 @@
-"""Record what a named layer gives, in this thread's call only."""
+"""Record what a named layer gives, in this thread's call only, or start the graph there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from seewhy.errors import ModelError, unknown
+
+from .outputs import tensors
+from .watch import watched
 
 if TYPE_CHECKING:
     from seewhy.types import Model
@@ -45,3 +51,54 @@ def tapped(model: Model, name: str | None) -> Iterator[list[Any]]:
         yield outputs
     finally:
         handle.remove()
+
+
+@contextmanager
+def opened(model: Model, name: str | None, *, cut: bool) -> Iterator[list[Tensor]]:
+    """The features that layer `name` gives, as tensors by which the score can be derived.
+
+    What goes on through the network is a copy of them, so that an in-place step behind the layer spoils nothing.
+
+    Args:
+        model: who answers.
+        name: of `steps`: a layer, "relu#2" for its second call, "layer1.0/add" for a function; None: none.
+        cut: start the graph here; the features are leaves, and nothing before them is recorded.
+    """
+    features: list[Tensor] = []
+    if name is None or model.module is None:
+        yield features
+        return
+    base, _, number = name.partition("#")
+    me, calls = threading.get_ident(), 0
+
+    def tell(called: str, _layer: Any, output: Any) -> Any:
+        nonlocal calls
+        if called != base or threading.get_ident() != me:
+            return None
+        calls += 1
+        first = next(iter(tensors(output)), None)
+        if first is None or (number and calls != int(number)):
+            return None
+        torch.set_grad_enabled(True)  # also where the network itself switched it off
+        features.append(first.detach().clone().requires_grad_() if cut else first)
+        return _replaced(output, first, features[-1].clone())
+
+    if "/" in base:
+        with watched(model.module, tell):
+            yield features
+        return
+    layer = model.module.get_submodule(base)
+    handle = layer.register_forward_hook(lambda _layer, _args, output: tell(base, _layer, output))
+    try:
+        yield features
+    finally:
+        handle.remove()
+
+
+def _replaced(output: Any, old: Tensor, new: Tensor) -> Any:
+    """The output with another first tensor."""
+    if output is old:
+        return new
+    if isinstance(output, (tuple, list)) and not hasattr(output, "_fields"):
+        return type(output)(new if value is old else value for value in output)
+    raise ModelError(f"a {type(output).__name__} as output of a layer cannot be read: name the layer before or in it.")

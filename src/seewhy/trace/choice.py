@@ -1,0 +1,196 @@
+"""Which layer to read where nobody said: found from one recorded forward, with the reason, and remembered.
+
+The layer is the last, in the order they ran, that gathers rectified features with positions and that
+everything passes through; of tokens, the last through which the patches still reach the score.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from seewhy.errors import ModelError, unknown
+
+from .layout import Place, place
+from .rectifiers import is_activation
+from .steps import Step, nodes_before, recorded
+
+if TYPE_CHECKING:
+    from torch.autograd.graph import Node
+
+    from seewhy.types import Inputs, Model
+
+GATHERS = {"AddBackward0", "CatBackward0", "StackBackward0"}
+# Steps that only move numbers: what counts is what lies before them.
+MOVES = {f"{name}Backward{i}" for i in (0, 1) for name in (
+    "View", "UnsafeView", "ReshapeAlias", "Permute", "Transpose", "Clone", "Alias", "Squeeze", "Unsqueeze", "Slice",
+    "NativeDropout")}  # fmt: skip
+ACTIVATION = re.compile(r"relu|elu|swish|silu|mish|sigmoid|tanh", re.IGNORECASE)
+CONVOLUTION = re.compile(r"conv|pool|patch", re.IGNORECASE)
+ADVICE = "if another layer suits better, give feature_layer (seewhy.layers lists them)"
+
+_remembered: WeakKeyDictionary[nn.Module, dict[Any, Survey]] = WeakKeyDictionary()
+
+
+class Seen(NamedTuple):
+    """One step, without its tensor."""
+
+    name: str
+    shape: tuple[int, ...] | None
+    where: Place | None
+
+
+class Survey(NamedTuple):
+    """What one forward showed: the steps, the layer to read with the reason, and the layer that gave the output."""
+
+    modules: tuple[int, ...]  # it holds while these are the same
+    size: tuple[int, ...]
+    steps: list[Seen]
+    chosen: Seen | None
+    reason: str
+    output: str | None
+
+
+def survey(model: Model, x: Inputs, end: str | None) -> Survey:
+    """What is known of the layers of a network for inputs like these; runs it once, then remembers.
+
+    Args:
+        model: who answers; must have a module.
+        x: the batch.
+        end: the layer whose output is explained; None: the network's output.
+
+    Raises:
+        ModelError: the output does not depend on the input through autograd.
+    """
+    assert model.module is not None
+    modules, size = tuple(id(m) for m in model.module.modules()), tuple(x.shape[1:])
+    known = _remembered.setdefault(model.module, {})
+    key = (id(model.forward), end, len(size), model.layout)
+    found = known.get(key)
+    if found is None or found.modules != modules or (found.size != size and _has_tokens(found)):
+        known[key] = found = _surveyed(model, x, end, modules, size)
+    return found
+
+
+def _has_tokens(found: Survey) -> bool:
+    return any(step.where is not None and step.where.prefix is not None for step in found.steps)
+
+
+def _surveyed(model: Model, x: Inputs, end: str | None, modules: tuple[int, ...], size: tuple[int, ...]) -> Survey:
+    steps, outputs, leaf = recorded(model, x, end)
+    ends = [t.grad_fn for t in outputs if t.grad_fn is not None]
+    if not ends:
+        raise ModelError(
+            "the score does not depend on the input through autograd (a detach, a no_grad, a rounding, or numpy on "
+            "the way), so no layer can be weighed."
+        )
+    places, grids = [], []
+    last = model.layout is not None and model.layout.endswith("C")
+    for step in steps:
+        shape = step.shape
+        if shape is not None and len(shape) == len(x.shape) and CONVOLUTION.search(step.kind):
+            grids.append(shape[1:-1] if last else shape[2:])
+        places.append(None if shape is None or shape[0] != 1 else place(shape, size[1:], grids, last))
+    index, why = _choose(steps, places, outputs, leaf)
+    seen = [Seen(s.name, s.shape, where) for s, where in zip(steps, places, strict=True)]
+    named = [s for s in steps if s.edge is not None and _origin(s.edge.node) is _origin(ends[0])]
+    output = end or (_clearest(named).name if named and len(outputs) == 1 else None)
+    if index is None:
+        return Survey(modules, size, seen, None, why, output)
+    chosen = seen[steps.index(_clearest([s for s in steps if s.edge is not None and s.edge == steps[index].edge]))]
+    grid = " × ".join(map(str, places[index].grid))  # type: ignore[union-attr]
+    return Survey(modules, size, seen, chosen, f"{chosen.name} ({grid}): {why}; {ADVICE}", output)
+
+
+def _choose(steps: list[Step], places: list[Place | None], outputs: list[Tensor], leaf: Node) -> tuple[int | None, str]:
+    """The number of the step to read, and why."""
+    ends = [t.grad_fn for t in outputs if t.grad_fn is not None]
+    before = nodes_before(ends)
+    spatial = [
+        i for i, (s, where) in enumerate(zip(steps, places, strict=True))
+        if where is not None and where.spatial and s.edge is not None and s.edge.node in before
+    ]  # fmt: skip
+    own = [i for i in spatial if places[i].prefix is None]  # type: ignore[union-attr]
+    tokens = [i for i in spatial if i not in own and not _only_projects(steps[i])]
+    gathered = [i for i in own if _gathers(steps[i])]
+
+    def through(i: int) -> bool:  # every path from the input to the score passes it
+        return leaf not in nodes_before(ends, without=steps[i].edge.node)  # type: ignore[union-attr]
+
+    cut = next((i for i in reversed(gathered) if through(i)), None)
+    reached = _last_reached(steps, places, tokens, outputs)
+    if reached is not None and (cut is None or reached > cut):
+        return reached, "the last tokens through which the patches reach the score"
+    if cut is not None:
+        return cut, "the last layer that gathers rectified features with positions, and all paths pass through it"
+    if gathered:
+        return gathered[-1], "the last layer that gathers rectified features with positions (other paths go round it)"
+    convolutions = [i for i in own if CONVOLUTION.search(steps[i].kind) and steps[i].module is not None]
+    if convolutions:
+        return convolutions[-1], "nothing rectified has positions, so the last convolution"
+    return None, "no layer keeps the input's positions"
+
+
+def _gathers(step: Step) -> bool:
+    """Rectified, or the sum, product or concatenation of what was rectified before."""
+    if ACTIVATION.search(step.kind):
+        return True
+    node = _origin(step.edge.node)  # type: ignore[union-attr]
+    return is_activation(node) or (node.name() in GATHERS and any(map(is_activation, nodes_before([node]))))
+
+
+def _origin(node: Node) -> Node:
+    """The step that made the numbers which this one may only have moved."""
+    while node.name() in MOVES and node.next_functions and node.next_functions[0][0] is not None:
+        node = node.next_functions[0][0]
+    return node
+
+
+def _only_projects(step: Step) -> bool:
+    """A linear map by itself makes no tokens: the query, key and value of an attention."""
+    return isinstance(step.module, nn.Linear) or (step.module is None and step.kind in {"linear", "matmul"})
+
+
+def _last_reached(
+    steps: list[Step], places: list[Place | None], tokens: list[int], outputs: list[Tensor]
+) -> int | None:
+    """The last of the token layers whose patches, the prefix aside, have any gradient."""
+    if not tokens:
+        return None
+    draw = torch.Generator().manual_seed(0)
+    score = sum(
+        (o * torch.randn(o.shape, generator=draw, dtype=torch.float64).to(o)).sum() for o in outputs if o.requires_grad
+    )
+    edges = [steps[i].edge for i in tokens]
+    found = torch.autograd.grad(score, edges, allow_unused=True)  # type: ignore[arg-type]
+    for i, gradient in reversed(list(zip(tokens, found, strict=True))):
+        if gradient is not None and bool(gradient[:, places[i].prefix :].any()):  # type: ignore[union-attr]
+            return i
+    return None
+
+
+def _clearest(same: list[Step]) -> Step:
+    """Of the names of one tensor, that of the innermost layer that ran once."""
+    return next((s for s in same if s.module is not None and "#" not in s.name), same[0])
+
+
+def find(seen: Survey, name: str, model: Model) -> Seen:
+    """The step that a name means.
+
+    Raises:
+        UnknownNameError: nothing of that name ran.
+        ModelError: it ran more than once, or is there but did not run.
+    """
+    exact = [step for step in seen.steps if step.name == name]
+    if exact:
+        return exact[0]
+    calls = [step.name for step in seen.steps if step.name.rpartition("#")[0] == name]
+    if calls:
+        raise ModelError(f"layer {name!r} ran {len(calls)} times in one forward: name the call, {', '.join(calls)}.")
+    if model.module is not None and name in dict(model.module.named_modules()):
+        raise ModelError(f"layer {name!r} exists, but its forward did not run in this call.")
+    raise unknown("layer", name, [step.name for step in seen.steps if "/" not in step.name])
