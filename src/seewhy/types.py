@@ -136,7 +136,7 @@ class Layer(NamedTuple):
     type: str
     description: str
     shape: tuple[int, ...] | None  # of its output for one sample, batch included; None: not run
-    learnable: int  # values of the parameters that are its own
+    learnable: int  # values of the parameters that are its own and of no row before
     spatial: bool | None  # whether its output has more than one position of the input; None: not run
 
 

@@ -203,7 +203,7 @@ def test_weights_made_in_inference_mode_are_refused():
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ({"method": "grad"}, seewhy.UnknownNameError, "unknown method 'grad'. Did you mean 'vargrad' or 'gradient'"),
+        ({"method": "grad"}, seewhy.UnknownNameError, "Did you mean 'vargrad' or 'gradcam' or 'gradient'"),
         ({"method": []}, seewhy.OptionError, "asks for nothing"),
         ({"setps": 3, "method": PATH}, seewhy.UnknownNameError, f"option of {PATH} 'setps'. Did you mean 'steps'"),
         ({"steps": 3}, seewhy.UnknownNameError, "unknown option of gradient 'steps'"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -90,7 +90,7 @@ def show(given: Activations) -> Image:
     return Images.open(io.BytesIO(png(given)))
 
 
-def save(given: Activations, file: str | Path, **options: Any) -> None:
+def save(given: Activations, file: str | Path) -> None:
     """Write the figure; the ending (.png, .svg, .pdf) decides.
 
     Raises:
@@ -99,4 +99,4 @@ def save(given: Activations, file: str | Path, **options: Any) -> None:
     path = Path(file)
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise OptionError(f"{path.name}: the ending must be one of .png, .svg, .pdf.")
-    figure(given, **options).savefig(path, dpi=DPI)
+    figure(given).savefig(path, dpi=DPI)

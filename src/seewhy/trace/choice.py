@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,11 @@ MOVES = {f"{name}Backward{i}" for i in (0, 1) for name in (
     "View", "UnsafeView", "ReshapeAlias", "Permute", "Transpose", "Clone", "Alias", "Squeeze", "Unsqueeze", "Slice",
     "NativeDropout")}  # fmt: skip
 ACTIVATION = re.compile(r"relu|elu|swish|silu|mish|sigmoid|tanh", re.IGNORECASE)
-CONVOLUTION = re.compile(r"conv|pool|patch", re.IGNORECASE)
+CONVOLUTION = re.compile(r"conv|pool", re.IGNORECASE)
+DETACHED = (
+    "the score does not depend on the input through autograd (a detach, a no_grad, a rounding, or numpy on the way)"
+)
+REMEMBERED = 64  # sizes and reduction layers a network
 ADVICE = "if another layer suits better, give feature_layer (seewhy.layers lists them)"
 
 _remembered: WeakKeyDictionary[nn.Module, dict[Any, Survey]] = WeakKeyDictionary()
@@ -47,8 +51,7 @@ class Seen(NamedTuple):
 class Survey(NamedTuple):
     """What one forward showed: the steps, the layer to read with the reason, and the layer that gave the output."""
 
-    modules: tuple[int, ...]  # it holds while these are the same
-    size: tuple[int, ...]
+    parts: list[ref[Any]]  # it holds while these are the same: how the network is called, and its modules
     steps: list[Seen]
     chosen: Seen | None
     reason: str
@@ -62,48 +65,43 @@ def survey(model: Model, x: Inputs, end: str | None) -> Survey:
         model: who answers; must have a module.
         x: the batch.
         end: the layer whose output is explained; None: the network's output.
-
-    Raises:
-        ModelError: the output does not depend on the input through autograd.
     """
     assert model.module is not None
-    modules, size = tuple(id(m) for m in model.module.modules()), tuple(x.shape[1:])
+    parts = [model.forward, *model.module.modules()]
     known = _remembered.setdefault(model.module, {})
-    key = (id(model.forward), end, len(size), model.layout)
+    key = (end, tuple(x.shape[1:]), model.layout)
     found = known.get(key)
-    if found is None or found.modules != modules or (found.size != size and _has_tokens(found)):
-        known[key] = found = _surveyed(model, x, end, modules, size)
+    if (
+        found is None
+        or len(found.parts) != len(parts)
+        or any(a() is not b for a, b in zip(found.parts, parts, strict=True))
+    ):
+        if len(known) >= REMEMBERED:
+            known.clear()
+        known[key] = found = _surveyed(model, x, end)._replace(parts=[ref(part) for part in parts])
     return found
 
 
-def _has_tokens(found: Survey) -> bool:
-    return any(step.where is not None and step.where.prefix is not None for step in found.steps)
-
-
-def _surveyed(model: Model, x: Inputs, end: str | None, modules: tuple[int, ...], size: tuple[int, ...]) -> Survey:
+def _surveyed(model: Model, x: Inputs, end: str | None) -> Survey:
     steps, outputs, leaf = recorded(model, x, end)
     ends = [t.grad_fn for t in outputs if t.grad_fn is not None]
-    if not ends:
-        raise ModelError(
-            "the score does not depend on the input through autograd (a detach, a no_grad, a rounding, or numpy on "
-            "the way), so no layer can be weighed."
-        )
+    size = tuple(x.shape[2:])
     places, grids = [], []
     last = model.layout is not None and model.layout.endswith("C")
     for step in steps:
         shape = step.shape
         if shape is not None and len(shape) == len(x.shape) and CONVOLUTION.search(step.kind):
             grids.append(shape[1:-1] if last else shape[2:])
-        places.append(None if shape is None or shape[0] != 1 else place(shape, size[1:], grids, last))
-    index, why = _choose(steps, places, outputs, leaf)
+        places.append(None if shape is None or shape[0] != 1 else place(shape, size, grids, last))
+    index, why = _choose(steps, places, outputs, leaf) if ends else (None, DETACHED)
     seen = [Seen(s.name, s.shape, where) for s, where in zip(steps, places, strict=True)]
-    named = [s for s in steps if s.edge is not None and _origin(s.edge.node) is _origin(ends[0])]
+    named = [s for s in steps if ends and s.edge is not None and _origin(s.edge.node) is _origin(ends[0])]
     output = end or (_clearest(named).name if named and len(outputs) == 1 else None)
     if index is None:
-        return Survey(modules, size, seen, None, why, output)
+        return Survey([], seen, None, why, output)
     chosen = seen[steps.index(_clearest([s for s in steps if s.edge is not None and s.edge == steps[index].edge]))]
     grid = " × ".join(map(str, places[index].grid))  # type: ignore[union-attr]
-    return Survey(modules, size, seen, chosen, f"{chosen.name} ({grid}): {why}; {ADVICE}", output)
+    return Survey([], seen, chosen, f"{chosen.name} ({grid}): {why}; {ADVICE}", output)
 
 
 def _choose(steps: list[Step], places: list[Place | None], outputs: list[Tensor], leaf: Node) -> tuple[int | None, str]:
@@ -188,9 +186,9 @@ def find(seen: Survey, name: str, model: Model) -> Seen:
     exact = [step for step in seen.steps if step.name == name]
     if exact:
         return exact[0]
-    calls = [step.name for step in seen.steps if step.name.rpartition("#")[0] == name]
+    calls = [step.name for step in seen.steps if "#" in step.name and step.name.rpartition("#")[0] == name]
     if calls:
         raise ModelError(f"layer {name!r} ran {len(calls)} times in one forward: name the call, {', '.join(calls)}.")
-    if model.module is not None and name in dict(model.module.named_modules()):
+    if name and model.module is not None and name in dict(model.module.named_modules()):
         raise ModelError(f"layer {name!r} exists, but its forward did not run in this call.")
     raise unknown("layer", name, [step.name for step in seen.steps if "/" not in step.name])

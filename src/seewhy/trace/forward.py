@@ -60,7 +60,8 @@ def run(model: Model, x: Inputs, *, graph: bool, layer: str | None = None, featu
         tapped(model, layer) as seen,
     ):
         try:
-            output = model.forward(own(leaf, model.layout))
+            # a leaf cannot be changed in place, which a first layer may want
+            output = model.forward(own(leaf.clone() if graph else leaf, model.layout))
         except (RuntimeError, ValueError, IndexError) as error:
             if out_of_memory(error):
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -57,13 +58,12 @@ def layers(model: Any, x: Any = None) -> Layers:
         for name, layer, shape, spatial in found
         if layer is None or not holds_layers(layer) or _own(layer)
     ]
-    if holds_layers(model.module) and _own(model.module) and inputs is not None:  # tokens, position embeddings
+    if _own(model.module) and inputs is not None:  # tokens, position embeddings
         rows.insert(0, (ROOT, model.module, None, None))
+    counted: set[int] = set()
     return Layers(
         tuple(
-            Layer(
-                n, name, _kind(name, layer), describe(layer, name), shape, 0 if layer is None else _own(layer), spatial
-            )
+            Layer(n, name, _kind(name, layer), describe(layer, name), shape, _learnable(layer, counted), spatial)
             for n, (name, layer, shape, spatial) in enumerate(rows, 1)
         )
     )
@@ -114,9 +114,16 @@ def _module(named: dict[str, nn.Module], name: str) -> nn.Module | None:
     return None if "/" in name else named[name.partition("#")[0]]
 
 
-def _own(layer: nn.Module) -> int:
-    """Values of the parameters of a layer that no other row has."""
-    return sum(p.numel() for p in layer.parameters(recurse=not holds_layers(layer)))
+def _own(layer: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a layer that no layer inside it has."""
+    return list(layer.parameters(recurse=not holds_layers(layer)))
+
+
+def _learnable(layer: nn.Module | None, counted: set[int]) -> int:
+    """Values of its parameters; those of a second call, or shared with a row before, are counted already."""
+    fresh = [p for p in (_own(layer) if layer is not None else []) if id(p) not in counted]
+    counted |= {id(p) for p in fresh}
+    return sum(p.numel() for p in fresh)
 
 
 def _kind(name: str, layer: nn.Module | None) -> str:
@@ -144,9 +151,10 @@ def _convolution(c: Any) -> str:
 
 
 def _pool(p: Any) -> str:
-    size = p.kernel_size if isinstance(p.kernel_size, tuple) else (p.kernel_size,)
+    rank = int(re.sub(r"\D", "", type(p).__name__) or 1)
+    size, stride, padding = (v if isinstance(v, tuple) else (v,) * rank for v in (p.kernel_size, p.stride, p.padding))
     kind = "max" if "Max" in type(p).__name__ else "average"
-    return f"{'x'.join(map(str, size))} {kind} pooling with stride {_list(p.stride)} and padding {_list(p.padding)}"
+    return f"{'x'.join(map(str, size))} {kind} pooling with stride {_list(stride)} and padding {_list(padding)}"
 
 
 def _list(value: Any) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from seewhy.types import Inputs
 
 PREFIX = 16  # more tokens than that do not stand before a grid
+FEW = 4  # nor before a sequence
 
 
 def check_rank(x: Tensor, layout: str | None) -> None:
@@ -86,8 +87,12 @@ def place(shape: Sequence[int], size: Sequence[int], grids: Sequence[tuple[int, 
     if len(shape) == len(size) + 2:
         first, behind = tuple(shape[2:]), tuple(shape[1:-1])
         known = {*grids, tuple(size)}
-        if len(size) == 1 and first != behind and (first in known) != (behind in known):
+        if first != behind and (first in known) != (behind in known):
             return Place(1, first) if first in known else Place(len(shape) - 1, behind)
+        if len(size) == 1 and first not in known:
+            before = min((behind[0] - g[0] for g in known if g[0] > 1 and behind[0] > g[0]), default=PREFIX)
+            if before <= FEW:  # a class token before the steps
+                return Place(2, (behind[0] - before,), before)
         a, b = (_skew(grid, size) for grid in (first, behind))
         if min(a, b) > math.log(2) and not (known & {first, behind}):
             return None  # heads, tokens and widths, say
@@ -113,7 +118,7 @@ def _tokens(count: int, size: Sequence[int], grids: Sequence[tuple[int, ...]]) -
         return min(fitting, key=lambda found: found[1])
     if grids:
         return None
-    for prefix in range(PREFIX + 1):
+    for prefix in range(min(PREFIX + 1, count)):
         side = ((count - prefix) / math.prod(size)) ** (1 / len(size))
         grid = tuple(round(side * s) for s in size)
         if (

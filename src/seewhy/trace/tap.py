@@ -80,7 +80,8 @@ def opened(model: Model, name: str | None, *, cut: bool) -> Iterator[list[Tensor
         if first is None or (number and calls != int(number)):
             return None
         torch.set_grad_enabled(True)  # also where the network itself switched it off
-        features.append(first.detach().clone().requires_grad_() if cut else first)
+        start = first.detach().clone().requires_grad_(first.is_floating_point()) if cut else first.clone()
+        features.append(start)
         return _replaced(output, first, features[-1].clone())
 
     if "/" in base:
@@ -88,7 +89,14 @@ def opened(model: Model, name: str | None, *, cut: bool) -> Iterator[list[Tensor
             yield features
         return
     layer = model.module.get_submodule(base)
-    handle = layer.register_forward_hook(lambda _layer, _args, output: tell(base, _layer, output))
+
+    def hook(_layer: Any, args: Any, output: Any) -> Any:
+        instead = tell(base, _layer, output)
+        if instead is not None and getattr(layer, "inplace", False) and any(output is a for a in args):
+            return output.copy_(instead)  # who goes on with what went in has it too
+        return instead
+
+    handle = layer.register_forward_hook(hook)
     try:
         yield features
     finally:

@@ -70,7 +70,9 @@ class _Functions(TorchFunctionMode):
         if any(result._version == version if result is t else _shares(result, t) for t, version in given):
             return result  # a view, or a flag that was set
         instead = self.told(name[1:] if name[1:] in OPERATORS else name, result)
-        return result if instead is None else instead
+        if instead is None:
+            return result
+        return result.copy_(instead) if any(result is t for t, _ in given) else instead
 
 
 def _shares(a: Tensor, b: Tensor) -> bool:

@@ -1,0 +1,201 @@
+"""Grad-CAM: every make of input, output and target; only what is needed is computed."""
+
+import pytest
+import torch
+from captum.attr import LayerGradCam
+from torch import nn
+from torch.nn import functional as F
+
+import seewhy
+from seewhy import maps
+
+
+def drawn(net, seed=0):
+    """The same network, its weights drawn; no layer is zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator, dtype=torch.float64) * 0.4)
+    return net.eval()
+
+
+def noise(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+
+def classifier(rank=2, classes=4):
+    conv, pool = [(nn.Conv1d, nn.AdaptiveAvgPool1d), (nn.Conv2d, nn.AdaptiveAvgPool2d),
+                  (nn.Conv3d, nn.AdaptiveAvgPool3d)][rank - 1]  # fmt: skip
+    net = nn.Sequential(
+        conv(3, 5, 3, padding=1), nn.ReLU(), conv(5, 6, 3, stride=2, padding=1), nn.ReLU(), pool(2), nn.Flatten(),
+        nn.Linear(6 * 2**rank, classes),
+    )  # fmt: skip
+    return drawn(net.double())
+
+
+def slow(net, features, score):
+    """Selvaraju et al. 2017, eq. 1 and 2, from the layer's features and the rest of the network."""
+    features = features.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(score(features).sum(), features)
+    found = torch.zeros(len(features), *features.shape[2:], dtype=torch.float64)
+    for c in range(features.shape[1]):
+        for n in range(len(features)):
+            found[n] += slope[n, c].mean() * features[n, c].detach()
+    return found.clamp(min=0)
+
+
+@pytest.mark.row(91, 118, 119)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("layer", ["1", "3"])
+def test_equal_to_the_paper_and_to_captum(rank, layer):
+    net, x = classifier(rank), noise(2, 3, *(6, 9, 5)[:rank])
+    e = seewhy.explain(net, x, "gradcam", target=[0, 1, 2, 3], feature_layer=layer, upsample="none")
+    front, back = net[: int(layer) + 1], net[int(layer) + 1 :]
+    assert e.values.max() > 1e-3
+    for c in range(4):
+        expected = slow(net, front(x), lambda a, c=c: back(a)[:, c])
+        assert torch.allclose(e.values[:, c, 0], expected, rtol=1e-12, atol=1e-12)
+        theirs = LayerGradCam(net, net[int(layer)]).attribute(x, target=c, relu_attributions=True)
+        assert torch.allclose(e.values[:, c], theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_equal_to_captum_on_a_trained_network(lite0, shipped):
+    x = lite0.prepare([*shipped.values()])
+    e = seewhy.explain(lite0, x, "gradcam", target=285, upsample="none")
+    theirs = LayerGradCam(lite0.module, lite0.module.bn2).attribute(x, target=285, relu_attributions=True)
+    assert (e.values[:, 0] - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
+@pytest.mark.row(70, 92, 97)
+def test_it_finds_the_cat(lite0, shipped):
+    """Two pictures side by side: each class is looked for where it is."""
+    both = torch.cat([lite0.prepare(shipped[name]) for name in ("chelsea", "coffee")], 3)
+    wide = F.interpolate(both, size=(224, 448), mode="bilinear")
+    e = seewhy.explain(lite0, wide, "gradcam", target=["Egyptian cat", "espresso"])
+    left, right = e.maps[0, :, :, :224].sum((1, 2)), e.maps[0, :, :, 224:].sum((1, 2))
+    assert left[0] > 2 * right[0]
+    assert right[1] > 2 * left[1]
+
+
+@pytest.mark.row(96, 112, 113)
+@pytest.mark.parametrize("size", [(9,), (6, 9), (4, 6, 5)])
+def test_sizes(size):
+    net, x = classifier(len(size)), noise(2, 3, *size)
+    e = seewhy.explain(net, x, "gradcam", target=[0, 2, 3])
+    native = tuple(-(-s // 2) for s in size)
+    assert e.values.shape == (2, 3, 1, *native)
+    assert e.maps.shape == (2, 3, *size)
+    assert seewhy.explain(net, x, "gradcam", upsample="none").maps.shape == (2, 1, *native)
+    for how in ("bicubic", "linear", "nearest"):
+        shown = seewhy.explain(net, x, "gradcam", target=[0, 2, 3], upsample=how).maps
+        assert torch.equal(shown, maps.resample(e.values[:, :, 0], size, how).float())
+
+
+@pytest.mark.row(98, 101)
+def test_segmentation_by_class_and_by_mask():
+    net = drawn(nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 4, 3, padding=1)).double())
+    x, mask = noise(2, 3, 6, 9), torch.zeros(6, 9, dtype=torch.bool)
+    mask[1:3, 4:8] = True
+    whole = seewhy.explain(net, x, "gradcam", target=1, upsample="none").values[:, 0, 0]
+    assert torch.allclose(whole, slow(net, net[:2](x), lambda a: net[2](a)[:, 1].sum((1, 2))), atol=1e-12)
+    part = seewhy.explain(net, x, "gradcam", target=seewhy.targets.region(1, mask), upsample="none").values[:, 0, 0]
+    assert torch.allclose(part, slow(net, net[:2](x), lambda a: net[2](a)[:, 1, mask].sum(1)), atol=1e-12)
+    assert (whole - part).abs().max() > 1e-3
+
+
+@pytest.mark.row(93, 99, 100)
+def test_functions_and_reduction_layers():
+    net, x = classifier(), noise(2, 3, 6, 9)
+    by_class = seewhy.explain(net, x, "gradcam", target=3)
+    by_function = seewhy.explain(net, x, "gradcam", target=lambda z: z[:, 3])
+    assert torch.equal(by_class.values, by_function.values)
+    one = seewhy.explain(classifier(classes=1), x, "gradcam", target=lambda z: z[:, 0])  # regression: identity
+    assert one.values.max() > 0
+    inner = seewhy.explain(net, x, "gradcam", feature_layer="1", reduction_layer="2", target=4, upsample="none")
+    assert (inner.feature_layer, inner.reduction_layer) == ("1", "2")
+    assert torch.allclose(inner.values[:, 0, 0], slow(net, net[:2](x), lambda a: net[2](a)[:, 4].sum((1, 2))))
+    seen = []
+    seewhy.explain(net, x, "gradcam", reduction_layer="2", target=lambda z: seen.append(z.shape) or z.sum((1, 2, 3)))
+    assert set(seen) == {(2, 6, 3, 5)}
+    with pytest.raises(seewhy.OptionError, match="one number a sample"):
+        seewhy.explain(net, x, "gradcam", target=lambda z: z)
+
+
+@pytest.mark.row(126)
+def test_sequences_of_unequal_length():
+    net = classifier(1)
+    lengths = [9, 14, 5]
+    each = seewhy.explain(net, [noise(3, n) for n in lengths], "gradcam", target=1)
+    assert [tuple(e.maps.shape) for e in each] == [(1, 1, n) for n in lengths]
+    assert torch.equal(each[1].values, seewhy.explain(net, noise(3, 14)[None], "gradcam", target=1).values)
+
+
+class Overwriting(nn.Module):
+    """An in-place step right behind the feature layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 3, padding=1)
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, x):
+        return self.head(F.relu(self.conv(x), inplace=True).mean((2, 3)))
+
+
+@pytest.mark.parametrize("others", [[], ["gradient"]])  # with a graph from the layer, and from the input
+def test_a_step_in_place_behind_the_layer_spoils_nothing(others):
+    net, x = drawn(Overwriting().double()), noise(2, 3, 6, 9)
+    features = net.conv(x)
+    expected = slow(net, features, lambda a: net.head(F.relu(a).mean((2, 3)))[:, 1])
+    e = seewhy.explain(net, x, ["gradcam", *others], target=1, feature_layer="conv", upsample="none")[0]
+    assert torch.allclose(e.values[:, 0, 0], expected, atol=1e-12)
+    again = seewhy.explain(net, x, "gradcam", target=1, feature_layer="/relu", upsample="none")
+    expected = slow(net, F.relu(features), lambda a: net.head(a.mean((2, 3)))[:, 1])
+    assert torch.allclose(again.values[:, 0, 0], expected, atol=1e-12)
+
+
+def test_nothing_before_the_layer_is_recorded():
+    net, x, recorded = classifier(), noise(2, 3, 6, 9), []
+    seewhy.explain(net, x, "gradcam", target=0)  # chosen, and remembered
+    for number in (0, 2, 6):
+        net[number].register_forward_hook(lambda _m, _a, out: recorded.append(out.requires_grad))
+    e = seewhy.explain(net, x, "gradcam", target=[0, 1, 2])
+    assert recorded == [False, False, True]
+    assert e.evaluations == (2, 6)
+
+
+def test_a_frozen_part_under_no_grad_is_no_obstacle():
+    class Frozen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = classifier()[:4], classifier()[4:]
+
+        def forward(self, x):
+            with torch.no_grad():
+                return self.head(self.body(x))
+
+    plain = nn.Sequential(*classifier())
+    e = seewhy.explain(Frozen().eval(), noise(2, 3, 6, 9), "gradcam", feature_layer="body.3", target=1)
+    assert torch.equal(e.values, seewhy.explain(plain, noise(2, 3, 6, 9), "gradcam", target=1).values)
+
+
+@pytest.mark.row(42)
+def test_it_is_the_default():
+    net, x = classifier(), noise(2, 3, 6, 9)
+    assert torch.equal(seewhy.explain(net, x).values, seewhy.explain(net, x, "gradcam").values)
+    with pytest.raises(seewhy.ModelError, match="Methods that work: gradient"):
+        seewhy.explain(lambda x: x.flatten(1), x)
+
+
+def test_a_layer_that_says_nothing_is_noted():
+    class Dead(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 5, 3), nn.Linear(5, 4)
+
+        def forward(self, x):
+            return self.head((F.relu(self.conv(x)) * 0).mean((2, 3)))
+
+    e = seewhy.explain(drawn(Dead().double()), noise(2, 3, 6, 9), "gradcam", feature_layer="conv", target=1)
+    assert "the gradient of sample 0, target 0 is zero all over layer 'conv'" in e.notes
+    assert e.scaled.max() == 0
