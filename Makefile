@@ -19,9 +19,11 @@ lint: .venv/dev
 rows: .venv/dev
 	$(BIN)/python -m pytest --rows
 
-# side by side with other libraries; takes about ten minutes and is no part of the tests
+# side by side with other libraries; takes about twenty minutes and is no part of the tests
 bench: .venv/dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check grad-cam torchcam
 	$(BIN)/python -m benchmarks.gradient
+	$(BIN)/python -m benchmarks.gradcam
 	$(BIN)/python docs/generate.py
 
 # guided backprop by four libraries, on networks of every make

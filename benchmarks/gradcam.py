@@ -18,6 +18,9 @@ from .measure import RESULTS, interleaved, peak, setting, table
 CLASSES = [285, 281, 282, 287, 904, 1, 2, 3, 4, 5]
 
 
+MANY = 10  # grad-cam takes minutes beyond: it grows with samples times classes
+
+
 def tokens(features):
     """Of a ViT: [N, 1 + 196, C] -> [N, C, 14, 14], as pytorch-grad-cam asks its users to do."""
     return features[:, 1:].unflatten(1, (14, 14)).permute(0, 3, 1, 2)
@@ -49,6 +52,8 @@ def cases(model, name, x, classes, vit):
                 )
 
         both["torchcam"] = torchcam
+    if len(x) * len(classes) > MANY:
+        return both
     cam = GradCAM(net, [layer], reshape_transform=tokens if vit else None)
     both["grad-cam"] = lambda: [cam(x, [ClassifierOutputTarget(c)] * len(x)) for c in classes]
     return both
@@ -76,7 +81,7 @@ def main() -> None:
 
             for k in (1, 5, 10):
                 calls = {"plain": plain} | cases(model, chosen, x, CLASSES[:k], name.startswith("vit"))
-                time, last = interleaved(calls, 10 if n == 1 else 3)
+                time, last = interleaved(calls, 8 if n == 1 else 2)
                 unit = time["plain"].median
                 ratio = {lib: f"{t.median / unit:.2f}" for lib, t in time.items() if lib != "plain"}
                 spread = (time["seewhy"].high - time["seewhy"].low) / time["seewhy"].median

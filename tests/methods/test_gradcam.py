@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import seewhy
-from seewhy import maps
+from seewhy import maps, pictures
 
 
 def drawn(net, seed=0):
@@ -199,3 +199,44 @@ def test_a_layer_that_says_nothing_is_noted():
     e = seewhy.explain(drawn(Dead().double()), noise(2, 3, 6, 9), "gradcam", feature_layer="conv", target=1)
     assert "the gradient of sample 0, target 0 is zero all over layer 'conv'" in e.notes
     assert e.scaled.max() == 0
+
+
+@pytest.mark.row(102, 103, 104, 109)
+@pytest.mark.parametrize("layout", ["NHWC", "HWCN", "NDHWC", "NTC", "CNT"])
+def test_layouts(layout):
+    net, order = classifier(len(layout) - 2), "NC" + "".join(a for a in layout if a not in "NC")
+    x = noise(2, 3, *(6, 9, 5)[: len(layout) - 2])
+    expected = seewhy.explain(net, x, "gradcam", target=[1, 3])
+    own = x.permute([order.index(a) for a in layout])
+    model = seewhy.wrap(net, layout=layout, forward=lambda n, x: n(x.permute([layout.index(a) for a in order])))
+    found = seewhy.explain(model, own, "gradcam", target=lambda z: z[:, 1])
+    assert torch.allclose(found.values[:, 0], expected.values[:, 0], atol=1e-12)
+    assert found.maps.shape == (2, 1, *x.shape[2:])
+
+
+@pytest.mark.row(105)
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16,
+                                  torch.float32, torch.float64])  # fmt: skip
+def test_every_type_of_number(kind):
+    net, x = classifier(), (noise(2, 3, 6, 9) * 9).abs().round()
+    expected = seewhy.explain(net, x, "gradcam", target=1).values
+    assert torch.equal(seewhy.explain(net, x.to(kind), "gradcam", target=1).values, expected)
+
+
+@pytest.mark.row(108, 120)
+def test_any_output_and_the_last_layer_by_default():
+    net, x = classifier(), noise(2, 3, 6, 9)
+    e = seewhy.explain(net, x, "gradcam", target=1)
+    assert (e.feature_layer, e.reduction_layer) == ("3", "6")
+    model = seewhy.wrap(net, forward=lambda n, x: {"scores": n(x)})
+    other = seewhy.explain(model, x, "gradcam", target=lambda out: out["scores"].exp().sum(1), upsample="none")
+    assert torch.allclose(other.values[:, 0, 0], slow(net, net[:4](x), lambda a: net[4:](a).exp().sum(1)), atol=1e-12)
+
+
+@pytest.mark.row(72)
+def test_a_deep_layer_beside_a_shallow_one(lite0, shipped):
+    x = lite0.prepare(shipped["chelsea"])
+    both = [seewhy.explain(lite0, x, "gradcam", feature_layer=name) for name in ("bn2.act", "blocks.2")]
+    page = pictures.figure(both, alpha=0.5, cmap="jet")
+    assert [a.get_title() for a in page.axes[:3]] == ["Input", "Grad-CAM, bn2.act", "Grad-CAM, blocks.2"]
+    assert (both[0].maps - both[1].maps).abs().max() > 0.1 * both[0].maps.max()

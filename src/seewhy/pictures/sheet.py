@@ -69,6 +69,7 @@ def figure(
     if not 0 < percentile <= 100:
         raise OptionError(f"percentile={percentile}: above 0, up to 100.")
     first = every[0]
+    alike = len({e.title for e in every}) < len(every)  # one method at several layers
     rows = [(n, k) for n in range(first.maps.shape[0]) for k in range(first.maps.shape[1])]
     page = Figure(figsize=(PANEL * (1 + len(every)) + 0.9, (PANEL + 0.35) * len(rows) + 0.35), layout="constrained")
     page.get_layout_engine().set(w_pad=0.04, h_pad=0.05)  # type: ignore[union-attr, call-arg]
@@ -80,7 +81,8 @@ def figure(
         _title(line[0], "Input" if len(rows) == 1 else caption(first, n, k))
         for axis, e in zip(line[1:], every, strict=True):
             _draw_map(axis, e.maps[n, k], where, picture, cmap, alpha, percentile)
-            _title(axis, e.title + ("" if where is None else f", slice {where}"))
+            named = f"{e.title}, {e.feature_layer}" if alike and e.feature_layer else e.title
+            _title(axis, named + ("" if where is None else f", slice {where}"))
     over = title if title is not None else caption(first, 0, 0) if len(rows) == 1 else None
     if over:
         page.suptitle(over, fontsize=13, parse_math=False)

@@ -91,7 +91,8 @@ def _surveyed(model: Model, x: Inputs, end: str | None) -> Survey:
     for step in steps:
         shape = step.shape
         if shape is not None and len(shape) == len(x.shape) and CONVOLUTION.search(step.kind):
-            grids.append(shape[1:-1] if last else shape[2:])
+            native = step.module is None or type(step.module).__module__.startswith("torch.")  # channels first, always
+            grids.append(shape[1:-1] if last and not native else shape[2:])
         places.append(None if shape is None or shape[0] != 1 else place(shape, size, grids, last))
     index, why = _choose(steps, places, outputs, leaf) if ends else (None, DETACHED)
     seen = [Seen(s.name, s.shape, where) for s, where in zip(steps, places, strict=True)]

@@ -87,8 +87,9 @@ def place(shape: Sequence[int], size: Sequence[int], grids: Sequence[tuple[int, 
     if len(shape) == len(size) + 2:
         first, behind = tuple(shape[2:]), tuple(shape[1:-1])
         known = {*grids, tuple(size)}
-        if first != behind and (first in known) != (behind in known):
-            return Place(1, first) if first in known else Place(len(shape) - 1, behind)
+        latest = next((g for g in (*reversed(grids), tuple(size)) if g in (first, behind)), None)
+        if first != behind and latest is not None:
+            return Place(1, first) if first == latest else Place(len(shape) - 1, behind)
         if len(size) == 1 and first not in known:
             before = min((behind[0] - g[0] for g in known if g[0] > 1 and behind[0] > g[0]), default=PREFIX)
             if before <= FEW:  # a class token before the steps
