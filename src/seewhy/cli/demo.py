@@ -15,7 +15,7 @@ PICTURES = {
     "coffee": ("skimage", "data/coffee.png"),
     "grace_hopper": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
 }
-METHODS = ["gradient", "guided_backprop", "zeiler_fergus", "integrated_gradients"]
+METHODS = ["gradcam", "gradient", "guided_backprop", "zeiler_fergus", "integrated_gradients"]
 
 
 def pictures() -> dict[str, Path]:
