@@ -135,7 +135,7 @@ def _choose(steps: list[Step], places: list[Place | None], outputs: list[Tensor]
 
 
 def _gathers(step: Step) -> bool:
-    """Rectified, or the sum, product or concatenation of what was rectified before."""
+    """Rectified, or the sum or concatenation of what was rectified before."""
     if ACTIVATION.search(step.kind):
         return True
     node = _origin(step.edge.node)  # type: ignore[union-attr]
