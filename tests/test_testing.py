@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import seewhy
-from seewhy import testing
+from seewhy import maps, testing
 from seewhy.methods import Method
+from seewhy.methods.families import FAMILIES
 from seewhy.testing import check_method, inputs, network, same, state
 
 SMALL = {name: {"samples": 4} for name in ("smoothgrad", "vargrad", "expected_gradients")}
@@ -188,12 +189,12 @@ def test_a_tapped_layer_answers_only_its_own_call():
     chunk=st.integers(1, 4),
 )
 def test_any_shape(name, shape, channels, samples, classes, dtype, chunk):
-    assume(max(shape) > 1 or seewhy.METHODS[name].feeds != "layer_gradient")
+    assume(max(shape) > 1 or not FAMILIES[seewhy.METHODS[name].feeds].layer)
     conv = [nn.Conv1d, nn.Conv2d, nn.Conv3d][len(shape) - 1]
     net = nn.Sequential(conv(channels, 3, 3, padding=1), nn.ReLU(), conv(3, classes, 1)).to(dtype)
     x = torch.randn(samples, channels, *shape, dtype=dtype)
     e = seewhy.explain(net, x, name, batch_size=chunk, **SMALL.get(name, {}))
-    assert e.values.shape == (samples, 1, channels if seewhy.METHODS[name].feeds != "layer_gradient" else 1, *shape)
+    assert e.values.shape == (samples, 1, 1 if seewhy.METHODS[name].reduce is maps.channel_sum else channels, *shape)
     assert e.maps.shape == e.scaled.shape == (samples, 1, *shape)
     assert e.values.dtype == dtype
     assert e.scaled.min() >= 0

@@ -41,7 +41,8 @@ class UnknownNameError(SeewhyError, KeyError):
 def unknown(kind: str, name: object, known: Iterable[object]) -> UnknownNameError:
     """The error for a name that does not exist; near names come first."""
     names = [str(k) for k in known]
-    near = get_close_matches(str(name), names, n=3, cutoff=0.6)
+    starts = [n for n in names if name and n.casefold().startswith(str(name).casefold())]
+    near = [*dict.fromkeys((*starts, *get_close_matches(str(name), names, n=3, cutoff=0.6)))][:3]
     meant = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     listed = ", ".join(names[:40]) + (f", … ({len(names)} in all)" if len(names) > 40 else "")
     return UnknownNameError(f"unknown {kind} {name!r}.{meant} Known: {listed or 'none'}.")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     Inputs = Float[Tensor, "N C *S"]
     Values = Float[Tensor, "N K C *S"]
+    Features = Float[Tensor, "N A *R"]  # of a layer with its own channels and positions
+    Slopes = Float[Tensor, "N K A *R"]  # the gradient of each target there
     Maps = Float[Tensor, "N K *S"]
     Scores = Float[Tensor, "N K"]
     Indices = Int64[Tensor, "N K"]
@@ -93,6 +95,16 @@ class ScoresAt(NamedTuple):
 
     points: Tensor
     row: int | None = None
+
+
+class ScoresUnder(NamedTuple):
+    """A kernel asks: the scores while the feature layer's output is multiplied by each mask. The answer is [M, N, K].
+
+    `masks(start, stop)` gives those from `start` to `stop`, [m, C or 1, *S' or 1]; they are the same for all samples.
+    """
+
+    number: int
+    masks: Callable[[int, int], Tensor]
 
 
 class Attribution(NamedTuple):

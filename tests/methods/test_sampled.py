@@ -107,12 +107,16 @@ def test_smooth_and_tta_around_any_method(name):
     both = seewhy.explain(
         net(), X, [seewhy.smooth(name, samples=3, sigma=0.05), seewhy.tta(name)], target=[0, 2], **few
     )
-    layer = seewhy.METHODS[name].feeds == "layer_gradient"
+    one = seewhy.METHODS[name].reduce is maps.channel_sum
     for e, kind in zip(both, ("smooth", "tta"), strict=True):
         assert e.method == f"{kind}({name})"
-        assert e.values.shape == e.stderr.shape == ((3, 2, 1, 2, 5) if layer else (3, 2, 3, 6, 9))
+        assert (
+            e.values.shape
+            == e.stderr.shape
+            == ((3, 2, 1, *((6, 9) if name == "fullgrad" else (2, 5))) if one else (3, 2, 3, 6, 9))
+        )
         assert torch.isfinite(e.values).all()
-        expected = maps.resample(e.values[:, :, 0], (6, 9)) if layer else e.values.abs().sum(2)
+        expected = maps.resample(e.values[:, :, 0], (6, 9)) if one else e.values.abs().sum(2)
         assert torch.equal(e.maps, expected.float())
 
 

@@ -1,6 +1,18 @@
 """Every method once more, slowly, in float64, from its paper. Nothing here imports seewhy."""
 
-from .cam import gradcam
+from .cam import (
+    ablationcam,
+    eigencam,
+    fullgrad,
+    gradcam,
+    gradcam_plus_plus,
+    guided_gradcam,
+    hirescam,
+    layercam,
+    recipro_cam,
+    scorecam,
+    xgradcam,
+)
 from .gradient import (
     expected_gradients,
     gradient,
@@ -23,4 +35,14 @@ ORACLES = {
     "vargrad": vargrad,
     "expected_gradients": expected_gradients,
     "gradcam": gradcam,
+    "gradcam++": gradcam_plus_plus,
+    "hirescam": hirescam,
+    "layercam": layercam,
+    "xgradcam": xgradcam,
+    "eigencam": eigencam,
+    "guided_gradcam": guided_gradcam,
+    "fullgrad": fullgrad,
+    "scorecam": scorecam,
+    "ablationcam": ablationcam,
+    "recipro_cam": recipro_cam,
 }

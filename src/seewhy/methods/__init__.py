@@ -7,7 +7,10 @@ from seewhy.types import Can
 
 from .backward.guided_backprop import guided_backprop
 from .backward.zeiler_fergus import zeiler_fergus
-from .cam.gradcam import gradcam
+from .cam.eigencam import eigencam
+from .cam.fullgrad import fullgrad
+from .cam.gradcam import gradcam, gradcam_plus_plus, guided_gradcam, hirescam, layercam, xgradcam
+from .cam.masked import ablationcam, recipro_cam, scorecam
 from .gradients.expected_gradients import expected_gradients
 from .gradients.gradient import gradient
 from .gradients.input_x_gradient import input_x_gradient
@@ -34,4 +37,24 @@ METHODS: dict[str, Method] = {
         expected_gradients, "path_gradient", "Expected gradients", "Erion et al. 2021, eq. 3", complete=True
     ),
     "gradcam": Method(gradcam, "layer_gradient", "Grad-CAM", "Selvaraju et al. 2017, eq. 1, 2", LAYERS, channel_sum),
+    "gradcam++": Method(
+        gradcam_plus_plus, "layer_gradient", "Grad-CAM++", "Chattopadhay et al. 2018, eq. 19", LAYERS, channel_sum
+    ),
+    "hirescam": Method(hirescam, "layer_gradient", "HiResCAM", "Draelos and Carin 2020, eq. 3", LAYERS, channel_sum),
+    "layercam": Method(layercam, "layer_gradient", "LayerCAM", "Jiang et al. 2021, eq. 3, 4", LAYERS, channel_sum),
+    "xgradcam": Method(xgradcam, "layer_gradient", "XGrad-CAM", "Fu et al. 2020, eq. 8", LAYERS, channel_sum),
+    "eigencam": Method(eigencam, "layer_gradient", "EigenCAM", "Muhammad and Yeasin 2020, eq. 4", LAYERS, channel_sum),
+    "guided_gradcam": Method(
+        guided_gradcam, "layer_and_rule", "Guided Grad-CAM", "Selvaraju et al. 2017, sec. 3.2", LAYERS
+    ),
+    "fullgrad": Method(
+        fullgrad, "full_gradient", "FullGrad", "Srinivas and Fleuret 2019, eq. 3, 5", reduce=channel_sum
+    ),
+    "scorecam": Method(scorecam, "layer_scores", "Score-CAM", "Wang et al. 2020, algorithm 1", LAYERS, channel_sum),
+    "ablationcam": Method(
+        ablationcam, "layer_scores", "Ablation-CAM", "Ramaswamy and Desai 2020, eq. 3, 4", LAYERS, channel_sum
+    ),
+    "recipro_cam": Method(
+        recipro_cam, "layer_scores", "Recipro-CAM", "Byun and Lee 2022, eq. 2 to 4", LAYERS, channel_sum
+    ),
 }

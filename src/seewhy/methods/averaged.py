@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from seewhy import maps
 from seewhy.errors import OptionError, unknown
@@ -113,6 +115,31 @@ def average(
         completeness=None,
         extras={},
         notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def average_layers(each: Sequence[Explanation]) -> Explanation:
+    """The mean of explanations that read one layer each, at the input's size; as it is, so in units of the score.
+
+    Raises:
+        OptionError: no layer was named.
+    """
+    if not each:
+        raise OptionError("feature_layer=[] names no layer: leave it out, or give at least one name.")
+    first, alike = each[0], len({e.values.shape for e in each}) == 1
+    mean_map = torch.stack([e.maps for e in each]).mean(0)
+    return replace(
+        first,
+        values=torch.stack([e.values for e in each]).mean(0) if alike else mean_map.unsqueeze(2),
+        maps=mean_map,
+        scaled=maps.rescale(mean_map),
+        stderr=None,
+        extras={},
+        completeness=None,
+        feature_layer=", ".join(str(e.feature_layer) for e in each),
+        evaluations=Evaluations(*map(sum, zip(*(e.evaluations for e in each), strict=True))),
+        seconds=sum(e.seconds for e in each),
+        notes=(*dict.fromkeys(note for e in each for note in e.notes), f"the mean of the maps of {len(each)} layers"),
     )
 
 

@@ -11,29 +11,28 @@ import torch
 from torch import Tensor
 
 from seewhy import maps
-from seewhy.errors import ModelError, OptionError, choose, unknown
+from seewhy.errors import OptionError, choose
 from seewhy.models import wrap
 from seewhy.models.scripted import step_by_step
 from seewhy.trace import question
-from seewhy.trace.choice import Seen, find, survey
-from seewhy.trace.forward import bytes_a_sample, quiet, ready, run
+from seewhy.trace.choice import Seen
+from seewhy.trace.forward import quiet, ready, run
 from seewhy.trace.layout import own
 from seewhy.trace.outputs import join
 from seewhy.trace.predict import ALREADY, probabilities
 from seewhy.trace.tap import check_layer
 from seewhy.types import Card, Evaluations, Explanation
 
-from . import DEFAULT, METHODS
-from .averaged import Averaged, average
+from . import DEFAULT
+from .averaged import Averaged, average, average_layers
+from .checks import Layers, check_needs, check_sizes, is_one, layers_for, members_of, room_for
 from .families import FAMILIES, Given, Member, Scene, batches
-from .method import Method, fill
+from .method import Method
 from .progress import tracked
 
 if TYPE_CHECKING:
     from seewhy.types import Indices, Inputs, Model, Scores
 
-BATCH = {"cpu": (8, 4)}  # without and with a graph through the whole network, see docs/decisions.md
-BATCH_ELSEWHERE = (32, 32)
 UPSAMPLING = ("bicubic", "linear", "nearest", "none")
 
 
@@ -50,7 +49,7 @@ def explain(
     *,
     target: Any = None,
     score: str = "logit",
-    feature_layer: str | None = None,
+    feature_layer: str | Sequence[str] | None = None,
     reduction_layer: str | None = None,
     upsample: str = "bicubic",
     batch_size: int | str = "auto",
@@ -72,7 +71,8 @@ def explain(
             part of the batch at a time.
         score: "logit", "probability", "log_probability" or "margin" of a class.
         feature_layer: name of the layer whose activations are read, as `seewhy.layers` gives it; default: chosen, with
-            `layer_reason`. Of a transformer's tokens the patches are read, on their grid.
+            `layer_reason`. Of a transformer's tokens the patches are read, on their grid. A list of names: the maps of
+            each, brought to the input's size, are averaged.
         reduction_layer: name of the layer whose output is explained; default: the network's output.
         upsample: how a map is brought to the input's size: "bicubic" (cubic in every rank; it may undershoot),
             "linear", "nearest", "none". Maps of the gradient methods have it already.
@@ -100,9 +100,15 @@ def explain(
     if isinstance(x, (list, tuple)) and x and all(isinstance(one, Tensor) for one in x):
         axis = (wrap(model).layout or "N").index("N")
         each = [explain(model, one.unsqueeze(axis), method, **same, **options) for one in x]
-        return each if _is_one(method) else [list(one) for one in zip(*each, strict=True)]
+        return each if is_one(method) else [list(one) for one in zip(*each, strict=True)]
     if isinstance(method, (list, tuple)) and any(isinstance(one, Averaged) for one in method):
         return [explain(model, x, one, **same, **options) for one in method]
+    if isinstance(feature_layer, (list, tuple)):
+        choose("upsample", upsample, UPSAMPLING[:-1])
+        by_layer: list[Any] = [
+            explain(model, x, method, **(same | {"feature_layer": one}), **options) for one in feature_layer
+        ]
+        return average_layers(by_layer) if is_one(method) else [average_layers(m) for m in zip(*by_layer, strict=True)]
     if isinstance(method, Averaged):
         model, inputs = ready(model, x, device)
 
@@ -112,28 +118,34 @@ def explain(
             return replace(found, method=method.name)
 
         return replace(average(method, inputs, seed, upsample, one_copy), seconds=time.perf_counter() - began)
-    names, members = _members(method, options)
+    names, members = members_of(method, options)
     if seed < 0:
         raise OptionError(f"seed={seed}: 0 or a whole number above it.")
     choose("score", score, question.SCORES)
     choose("upsample", upsample, UPSAMPLING)
-    reads = any(member.method.feeds == "layer_gradient" for member in members)
+    families = [FAMILIES[member.method.feeds] for member in members]
+    if feature_layer is not None and not isinstance(feature_layer, str):
+        raise OptionError(f"feature_layer={feature_layer!r}: the name of a layer is needed, or a list of names.")
+    reads = any(family.layer for family in families)
     if feature_layer is not None and not reads:
         raise OptionError(f"feature_layer={feature_layer!r}: {', '.join(names)} read no layer; leave it out.")
-    _check_sizes(batch_size, max_memory)
+    check_sizes(batch_size, max_memory)
     model, inputs = ready(model, x, device)
-    _check_needs(model, names, members)
-    if any(member.method.feeds == "rectifier_rule" for member in members):
+    check_needs(model, names, members)
+    if any(family.rules for family in families):
         model = step_by_step(model)
     question.check(target, len(inputs))
     if reduction_layer is not None:
         check_layer(model, reduction_layer)
 
     with quiet(model), tracked(", ".join(names), progress) as advance:
-        graph = any(FAMILIES[m.method.feeds] is FAMILIES["input_gradient"] for m in members)
-        layers = _layers(model, inputs, feature_layer, reduction_layer) if reads else _Layers()
-        room = [_size(model, inputs, batch_size, max_memory, graph or not reads)]
-        call = _Call(model, members, target, score, reduction_layer, layers.feature, graph, room, seed, advance)
+        graph = any(family.graph for family in families)
+        layers = layers_for(model, inputs, feature_layer, reduction_layer) if reads else Layers()
+        room = [room_for(model, inputs, batch_size, max_memory, graph or not reads)]
+        bounded = batch_size != "auto" or max_memory is not None
+        call = _Call(
+            model, members, target, score, reduction_layer, layers.feature, graph, room, bounded, seed, advance
+        )
         pieces = list(batches(lambda a, b: _explain_batch(call, inputs[a:b], slice(a, b)), len(inputs), room))
 
     shared = _shared(model, inputs, pieces, target)
@@ -143,7 +155,7 @@ def explain(
         _assembled(name, member, [piece.given[i] for piece in pieces], shared, upsample, layers)
         for i, (name, member) in enumerate(zip(names, members, strict=True))
     ]
-    return found[0] if _is_one(method) else found
+    return found[0] if is_one(method) else found
 
 
 class _Piece(NamedTuple):
@@ -168,42 +180,9 @@ class _Call(NamedTuple):
     feature: Seen | None
     graph: bool
     room: list[int]
+    bounded: bool
     seed: int
     advance: Callable[[int], None]
-
-
-class _Layers(NamedTuple):
-    """The layer that is read and the one that is explained, for methods that read one."""
-
-    feature: Seen | None = None
-    reason: str | None = None
-    reduction: str | None = None
-
-
-def _layers(model: Model, x: Inputs, feature: str | None, reduction: str | None) -> _Layers:
-    """The feature layer asked for, or the one to choose.
-
-    Raises:
-        UnknownNameError: no such layer.
-        ModelError: it has no positions, or there is no suitable layer.
-    """
-    seen = survey(model, x, reduction)
-    if feature is None:
-        if seen.chosen is None:
-            works = ", ".join(n for n, m in METHODS.items() if m.feeds != "layer_gradient")
-            raise ModelError(
-                f"{seen.reason}, so {model.name} has no layer for a class activation map: give feature_layer if you "
-                f"know one (seewhy.layers lists them), or use {works}."
-            )
-        return _Layers(seen.chosen, seen.reason, seen.output)
-    found = find(seen, feature, model)
-    if found.where is None or not found.where.spatial:
-        raise ModelError(
-            f"layer {feature!r} gives {list(found.shape or ())}, in which no positions of the input "
-            f"{list(x.shape[2:])} can be recognised: name a layer with axes [N, C, *S], or whose tokens form a grid"
-            + (f", such as {seen.chosen.name!r}." if seen.chosen else ".")
-        )
-    return _Layers(found, "given", seen.output)
 
 
 def _explain_batch(call: _Call, x: Inputs, rows: slice) -> _Piece:
@@ -214,12 +193,14 @@ def _explain_batch(call: _Call, x: Inputs, rows: slice) -> _Piece:
     asked = question.resolve(call.target, call.score, model, done.explained, rows)
     answers = question.scored(asked, done.explained, model)
     shares, notes = _shares(asked, done.explained, model)
-    scene = Scene(model, done, asked, answers, call.room, call.layer, call.seed, call.advance, call.feature)
+    scene = Scene(
+        model, done, asked, answers, call.room, call.bounded, call.layer, call.seed, call.advance, call.feature
+    )
     given: dict[int, Given] = {}
-    for family in dict.fromkeys(FAMILIES.values()):
-        mine = [i for i, m in enumerate(members) if FAMILIES[m.method.feeds] is family]
+    for feed in dict.fromkeys(family.feed for family in FAMILIES.values()):
+        mine = [i for i, m in enumerate(members) if FAMILIES[m.method.feeds].feed is feed]
         if mine:
-            given |= dict(zip(mine, family(scene, [members[i] for i in mine]), strict=True))
+            given |= dict(zip(mine, feed(scene, [members[i] for i in mine]), strict=True))
     scores = torch.stack([a.value for a in answers], 1)
     return _Piece(join([done.output]), asked.indices, scores, shares, [given[i] for i in range(len(members))], notes)
 
@@ -256,7 +237,7 @@ def _shared(model: Model, x: Inputs, pieces: list[_Piece], target: Any) -> dict[
 
 
 def _assembled(
-    name: str, member: Member, given: list[Given], shared: Mapping[str, Any], upsample: str, layers: _Layers
+    name: str, member: Member, given: list[Given], shared: Mapping[str, Any], upsample: str, layers: Layers
 ) -> Explanation:
     """One method's batches as one record."""
     parts = [g.attribution for g in given]
@@ -266,7 +247,7 @@ def _assembled(
     flat = (maps.spread(reduced) == 0).nonzero().tolist()
     constant = tuple(f"the map of sample {n}, target {k} is constant: it shows nothing" for n, k in flat)
     shown, used = reduced, {}
-    if member.method.feeds == "layer_gradient" and layers.feature is not None:
+    if FAMILIES[member.method.feeds].layer and layers.feature is not None:
         if upsample != "none":
             shown = maps.resample(reduced, shared["input"].shape[2:], upsample)
         used = {
@@ -296,55 +277,3 @@ def _whole(parts: Sequence[Tensor | None]) -> Tensor | None:
     """The batches' parts as one, on the CPU; None where there are none."""
     some = [p for p in parts if p is not None]
     return torch.cat(some).cpu() if some else None
-
-
-def _is_one(method: Any) -> bool:
-    return isinstance(method, (str, Method, Averaged))
-
-
-def _members(method: Any, options: Mapping[str, Any]) -> tuple[list[str], list[Member]]:
-    """The methods asked for, each with those of the options that it knows."""
-    asked = [method] if _is_one(method) else list(method)
-    if not asked:
-        raise OptionError("method=[] asks for nothing: give at least one name.")
-    names, methods = [], []
-    for one in asked:
-        if not isinstance(one, Method) and one not in METHODS:
-            raise unknown("method", one, METHODS)
-        names.append(one.kernel.__name__ if isinstance(one, Method) else one)
-        methods.append(one if isinstance(one, Method) else METHODS[one])
-    known = {key for m in methods for key in m.options}
-    for key in options:
-        if key not in known:
-            raise unknown("option of " + ", ".join(names), key, sorted(known))
-    return names, [
-        Member(m, fill(name, m, {k: v for k, v in options.items() if k in m.options}))
-        for name, m in zip(names, methods, strict=True)
-    ]
-
-
-def _check_needs(model: Model, names: list[str], members: list[Member]) -> None:
-    for name, member in zip(names, members, strict=True):
-        if member.method.needs not in model.can:
-            works = [n for n, m in METHODS.items() if m.needs in model.can]
-            raise ModelError(
-                f"{name} needs {member.method.needs}, {model.name} can give {model.can}. "
-                f"Methods that work: {', '.join(works) or 'none'}."
-            )
-
-
-def _check_sizes(batch_size: int | str, max_memory: int | None) -> None:
-    for name, value, other in (("batch_size", batch_size, "auto"), ("max_memory", max_memory, None)):
-        if value != other and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise OptionError(f"{name}={value!r}: a whole number above 0, or {other!r}.")
-
-
-def _size(model: Model, x: Inputs, batch_size: int | str, max_memory: int | None, graph: bool) -> int:
-    """How many samples a pass may hold."""
-    size = batch_size if isinstance(batch_size, int) else BATCH.get(x.device.type, BATCH_ELSEWHERE)[graph]
-    if max_memory is None:
-        return size
-    each = bytes_a_sample(model, x)
-    if each > max_memory:
-        raise OptionError(f"max_memory={max_memory}: one sample of {model.name} needs about {each} bytes.")
-    return min(size, max_memory // each)

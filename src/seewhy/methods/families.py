@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import torch
 
 from seewhy.errors import ModelError, OptionError
-from seewhy.trace.choice import Seen
+from seewhy.trace.biases import biased
+from seewhy.trace.choice import Seen, passes_all
 from seewhy.trace.forward import Pass, out_of_memory, run
-from seewhy.trace.layout import arranged
+from seewhy.trace.layout import arranged, masked
 from seewhy.trace.path import resolve_baseline, resolve_references
-from seewhy.trace.question import Asked, Scored, gradients, scored
+from seewhy.trace.question import Asked, Scored, gradients, scored, values_of
 from seewhy.trace.rectifiers import Rule, find, rectified
-from seewhy.types import Attribution, Evaluations, GradientsAt, ScoresAt
+from seewhy.types import Attribution, Evaluations, GradientsAt, ScoresAt, ScoresUnder
 
+from .backward.guided_backprop import guided_backprop
 from .draws import normal, uniform
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 BLOCK = 32  # points whose gradients a kernel gets at once; a larger batch only speeds up the passes behind them
+WIDE, WIDEST = 2**25, 512  # bytes of a layer's features, and masks, that go through the rest of a network at once
 
 
 class Member(NamedTuple):
@@ -48,6 +51,7 @@ class Scene(NamedTuple):
     asked: Asked
     answers: list[Scored]
     room: list[int]  # samples a pass, one number that all batches of a call share
+    bounded: bool  # whether the caller bounded it
     layer: str | None
     seed: int
     advance: Callable[[int], None]
@@ -93,23 +97,88 @@ def _rule(member: Member) -> Rule | None:
     return partial(member.method.kernel, **member.options) if member.options else member.method.kernel
 
 
+def guided_layers(scene: Scene, members: list[Member]) -> list[Given]:
+    """What `layer_gradients` gives, and the guided gradient at the input, from the same forward."""
+    facts, notes = _layer_facts(scene)
+    rectifiers = find(scene.done.output)
+    with rectified(rectifiers, guided_backprop):
+        facts["guided"] = gradients(scene.answers, scene.done.x, scene.model, last=False)
+    cost = Evaluations(len(scene.done.x), 2 * scene.done.x.shape[0] * len(scene.answers))
+    return [Given(Attribution(_call(m, **facts), notes=notes + rectifiers.notes), cost) for m in members]
+
+
+def full_gradients(scene: Scene, members: list[Member]) -> list[Given]:
+    """The gradient at the input, and every bias times the gradient where it is added; a forward of its own.
+
+    Target by target, as the gradients of all layers at once are large.
+    """
+    with biased() as found:
+        done = run(scene.model, scene.done.x, graph=True, layer=scene.layer)
+    answers = scored(scene.asked, done.explained, scene.model)
+    given: list[list[Attribution]] = [[] for _ in members]
+    for answer in answers:
+        at = gradients([answer], done.x, scene.model, last=False)
+        slopes = torch.autograd.grad(
+            answer.traced, [b.at for b in found], answer.weight, retain_graph=True, allow_unused=True
+        )  # fmt: skip
+        parts = [
+            (bias.value * slope).movedim(bias.channels, 1).unsqueeze(1)
+            for bias, slope in zip(found, slopes, strict=True)
+            if slope is not None
+        ]
+        facts = {"x": done.x.detach(), "gradient": at, "biases": parts, "score": answer.value.unsqueeze(1)}
+        for several, member in zip(given, members, strict=True):
+            several.append(_call(member, **facts))
+    cost = Evaluations(2 * len(done.x), 2 * len(done.x) * len(answers))
+    return [Given(_side_by_side(several), cost) for several in given]
+
+
+def _side_by_side(targets: list[Attribution]) -> Attribution:
+    """K attributions of one target each as one of K targets."""
+    return Attribution(
+        torch.cat([a.values for a in targets], 1),
+        completeness=torch.cat([a.completeness for a in targets if a.completeness is not None], 1),
+        extras={key: torch.cat([a.extras[key] for a in targets], 1) for key in targets[0].extras},
+        notes=tuple(dict.fromkeys(note for a in targets for note in a.notes)),
+    )
+
+
 def layer_gradients(scene: Scene, members: list[Member]) -> list[Given]:
     """A layer's activations [N, C, *S'] and the gradient of each target there [N, K, C, *S'], for all kernels."""
+    wanted = any("gradients" in member.method.reads for member in members)
+    facts, notes = _layer_facts(scene) if wanted else ({"activations": _activations(scene)}, ())
+    facts["score"] = values_of(scene.answers)
+    given = []
+    for member in members:
+        mine = "gradients" in member.method.reads
+        found = _call(member, **facts)
+        found = found if isinstance(found, Attribution) else Attribution(found)
+        cost = Evaluations(len(scene.done.x), len(scene.done.x) * len(scene.answers) * mine)
+        given.append(Given(found._replace(notes=found.notes + notes * mine), cost))
+    return given
+
+
+def _activations(scene: Scene) -> Tensor:
+    """The feature layer's output [N, C, *S']."""
     features, seen = scene.done.features, scene.feature
     assert features is not None and seen is not None and seen.where is not None
     if len(features) != len(scene.done.x):
         raise ModelError(f"layer {seen.name!r} gave {list(features.shape)} for {len(scene.done.x)} samples: no batch.")
-    found = gradients(scene.answers, features, scene.model, last=False, what=f"layer {seen.name!r}")
+    return arranged(features.detach(), seen.where)
+
+
+def _layer_facts(scene: Scene) -> tuple[dict[str, Any], tuple[str, ...]]:
+    activations, seen = _activations(scene), scene.feature
+    assert scene.done.features is not None and seen is not None and seen.where is not None
+    found = gradients(scene.answers, scene.done.features, scene.model, last=False, what=f"layer {seen.name!r}")
     flat = arranged(found.flatten(0, 1), seen.where).unflatten(0, found.shape[:2])
     dead = (flat.flatten(2).abs().amax(2) == 0).nonzero().tolist()
     notes = tuple(f"the gradient of sample {n}, target {k} is zero all over layer {seen.name!r}" for n, k in dead)
-    facts = {"activations": arranged(features.detach(), seen.where), "gradients": flat}
-    cost = Evaluations(len(features), flat.shape[0] * flat.shape[1])
-    return [Given(Attribution(_call(member, **facts), notes=notes), cost) for member in members]
+    return {"activations": activations, "gradients": flat}, notes
 
 
-def path_gradients(scene: Scene, members: list[Member]) -> list[Given]:
-    """Gradients and scores at many points, in batches; kernels fold them as they come."""
+def conversations(scene: Scene, members: list[Member]) -> list[Given]:
+    """Gradients or scores at many points, or under masks of a layer, in batches; kernels fold them as they come."""
     return [_follow(scene, member) for member in members]
 
 
@@ -124,8 +193,11 @@ def _follow(scene: Scene, member: Member) -> Given:
         options["references"], named = resolve_references(scene.model, x, options["references"])
         notes += (named,)
     spent = [len(x), 0]
+    replayed: list[str] = []
 
-    def answer(question: GradientsAt | ScoresAt) -> Tensor:
+    def answer(question: GradientsAt | ScoresAt | ScoresUnder) -> Tensor:
+        if isinstance(question, ScoresUnder):
+            return _under(scene, question, spent, replayed)
         wanted = isinstance(question, GradientsAt)
         points = question.points
         samples = range(len(x)) if question.row is None else [question.row]
@@ -138,17 +210,60 @@ def _follow(scene: Scene, member: Member) -> Given:
             n, k = stop - start, len(answers)
             spent[0], spent[1] = spent[0] + n, spent[1] + n * k * wanted
             scene.advance(n)
-            return gradients(answers, done.x, scene.model) if wanted else torch.stack([a.value for a in answers], 1)
+            return gradients(answers, done.x, scene.model) if wanted else values_of(answers)
 
         found = torch.cat(list(batches(part, len(flat), scene.room)))
         return found.reshape(*points.shape[:2], *found.shape[1:])
 
-    score = torch.stack([a.value for a in scene.answers], 1)
-    facts = {"x": x, "score": score, "block": max(1, min(scene.room[0], BLOCK) // len(x))}
+    facts = {"x": x, "score": values_of(scene.answers), "block": max(1, min(scene.room[0], BLOCK) // len(x))}
+    if scene.feature is not None:
+        facts["activations"] = _activations(scene)
     facts |= {"normal": normal(scene.seed, x), "uniform": uniform(scene.seed)}
     kernel = _call(member._replace(options=options), **facts)
     given = _drive(kernel, answer)
-    return Given(given._replace(notes=notes + given.notes), Evaluations(*spent))
+    notes += (*replayed[:1], *given.notes)
+    return Given(given._replace(notes=notes), Evaluations(*spent))
+
+
+def _under(scene: Scene, question: ScoresUnder, spent: list[int], replayed: list[str]) -> Tensor:
+    """Scores under masks of the feature layer, sample by sample.
+
+    Where all paths pass the layer, one sample goes up to it and all masks go on from there; else each mask goes all
+    the way.
+    """
+    seen, features, x = scene.feature, scene.done.features, scene.done.x.detach()
+    assert seen is not None and features is not None and seen.where is not None
+    where = seen.where
+    short = passes_all(scene.model, x, seen.name, scene.layer)
+    known = values_of(scene.answers)
+
+    def scores(n: int, instead: Tensor, alone: bool) -> Tensor:
+        count = len(instead)
+        start = x[n : n + 1] if alone else x[n : n + 1].expand(count, *x.shape[1:])
+        done = run(scene.model, start, graph=False, layer=scene.layer, feature=seen.name, instead=instead)
+        rows = torch.full((count,), n, device=x.device)
+        return values_of(scored(scene.asked.take(rows), done.explained, scene.model, rescue=False))
+
+    if short:  # what comes out must be what is known, before anything is believed
+        try:
+            twice = scores(0, features[:1].detach().repeat(2, *[1] * (features.ndim - 1)), alone=True)
+            short = torch.allclose(twice, known[:1].expand_as(twice), rtol=1e-3, atol=1e-3 * float(known.abs().max()))
+        except ModelError:
+            short = False
+    if not short:
+        replayed.append(f"not all paths pass layer {seen.name!r} alone: the whole network ran for every mask")
+    each = features[:1].numel() * features.element_size()
+    width = min(WIDEST, max(scene.room[0], WIDE // each)) if short and not scene.bounded else scene.room[0]
+
+    def part(n: int, start: int, stop: int) -> Tensor:
+        masks = question.masks(start, stop).to(features)
+        found = scores(n, masked(features[n : n + 1].detach(), masks, where), short)
+        spent[0] += stop - start
+        scene.advance(stop - start)
+        return found
+
+    room = [width]
+    return torch.stack([torch.cat(list(batches(partial(part, n), question.number, room))) for n in range(len(x))], 1)
 
 
 def _drive(kernel: Generator[Any, Tensor, Attribution], answer: Callable[[Any], Tensor]) -> Attribution:
@@ -185,9 +300,21 @@ def batches(work: Callable[[int, int], T], count: int, room: list[int]) -> Itera
         start = stop
 
 
-FAMILIES: dict[str, Callable[[Scene, list[Member]], list[Given]]] = {
-    "layer_gradient": layer_gradients,  # first: the next one frees the graph
-    "input_gradient": input_gradients,
-    "rectifier_rule": input_gradients,
-    "path_gradient": path_gradients,
+class Family(NamedTuple):
+    """One way to feed kernels, and what it needs of the forward that all methods of a call share."""
+
+    feed: Callable[[Scene, list[Member]], list[Given]]
+    graph: bool = False  # back to the input
+    layer: bool = False  # the features of a layer
+    rules: bool = False  # rectifiers that can be seen
+
+
+FAMILIES = {
+    "layer_gradient": Family(layer_gradients, layer=True),
+    "layer_and_rule": Family(guided_layers, graph=True, layer=True, rules=True),
+    "layer_scores": Family(conversations, layer=True),
+    "input_gradient": Family(input_gradients, graph=True),  # behind those above, since it frees the graph
+    "rectifier_rule": Family(input_gradients, graph=True, rules=True),
+    "full_gradient": Family(full_gradients),
+    "path_gradient": Family(conversations),
 }

@@ -32,7 +32,7 @@ class Method:
     """
 
     kernel: Callable[..., Any]
-    feeds: Literal["input_gradient", "rectifier_rule", "path_gradient", "layer_gradient"]
+    feeds: str
     title: str
     paper: str
     needs: Can = Can.SCORES | Can.GRADIENTS

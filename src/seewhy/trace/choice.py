@@ -134,6 +134,14 @@ def _choose(steps: list[Step], places: list[Place | None], outputs: list[Tensor]
     return None, "no layer keeps the input's positions"
 
 
+def passes_all(model: Model, x: Inputs, name: str, end: str | None) -> bool:
+    """Whether every path from the input to what is explained passes layer `name`: the recorded graph proves it."""
+    steps, outputs, leaf = recorded(model, x, end)
+    edge = next((s.edge for s in steps if s.name == name), None)
+    ends = [t.grad_fn for t in outputs if t.grad_fn is not None]
+    return edge is not None and bool(ends) and leaf not in nodes_before(ends, without=edge.node)
+
+
 def _gathers(step: Step) -> bool:
     """Rectified, or the sum or concatenation of what was rectified before."""
     if ACTIVATION.search(step.kind):

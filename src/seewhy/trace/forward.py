@@ -39,7 +39,15 @@ def quiet(model: Model) -> Iterator[None]:
         yield
 
 
-def run(model: Model, x: Inputs, *, graph: bool, layer: str | None = None, feature: str | None = None) -> Pass:
+def run(
+    model: Model,
+    x: Inputs,
+    *,
+    graph: bool,
+    layer: str | None = None,
+    feature: str | None = None,
+    instead: Tensor | None = None,
+) -> Pass:
     """One forward of a batch, with the autograd graph back to the input, to a layer, or without.
 
     Args:
@@ -48,15 +56,18 @@ def run(model: Model, x: Inputs, *, graph: bool, layer: str | None = None, featu
         graph: whether gradients at the input will be asked.
         layer: the layer whose output is explained; None: the network's own output.
         feature: the layer whose features are read; without `graph`, the graph goes back to it only.
+        instead: what takes the place of those features, without a graph; its first axis is the batch from there on.
 
     Raises:
         ModelError: the network refuses the input, its output is not finite or has lost the batch, or the
             layer did not run exactly once.
     """
     leaf = x.detach().clone().requires_grad_(graph)
+    count = len(x if instead is None else instead)
     with (
-        torch.set_grad_enabled(graph or feature is not None),  # no weight and no input asks for a graph by itself
-        opened(model, feature, cut=not graph) as features,
+        # no weight and no input asks for a graph by itself
+        torch.set_grad_enabled(graph or (feature is not None and instead is None)),
+        opened(model, feature, cut=not graph, instead=instead) as features,
         tapped(model, layer) as seen,
     ):
         try:
@@ -77,10 +88,8 @@ def run(model: Model, x: Inputs, *, graph: bool, layer: str | None = None, featu
     for tensor in tensors(output):
         if not finite(tensor):
             raise ModelError(f"{model.name} gave NaN or infinite values on a finite input{suspect(model)}.")
-    if isinstance(output, Tensor) and (output.ndim == 0 or len(output) != len(x)):
-        raise ModelError(
-            f"{model.name} gave {describe(output)} for {len(x)} samples: the first axis must be the batch."
-        )
+    if isinstance(output, Tensor) and (output.ndim == 0 or len(output) != count):
+        raise ModelError(f"{model.name} gave {describe(output)} for {count} samples: the first axis must be the batch.")
     if layer is not None and len(seen) != 1:
         raise ModelError(f"layer {layer!r} ran {len(seen)} times in one forward: one that runs once can be explained.")
     if feature is not None and len(features) != 1:

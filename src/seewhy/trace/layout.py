@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from torch.nn import functional as F
+
 from seewhy.errors import InputError
 
 if TYPE_CHECKING:
@@ -129,6 +131,15 @@ def _tokens(count: int, size: Sequence[int], grids: Sequence[tuple[int, ...]]) -
         ):
             return grid, prefix
     return None
+
+
+def masked(features: Tensor, masks: Tensor, where: Place) -> Tensor:
+    """One sample of a layer's output [1, ...] under each mask [M, C or 1, *grid or 1]: [M, ...]; a prefix is kept."""
+    moved = features.movedim(where.channels, 1)
+    if where.prefix is not None:
+        whole = masks.expand(*masks.shape[:2], *where.grid).flatten(2)
+        masks = F.pad(whole, (where.prefix, 0), value=1.0)
+    return (moved * masks).movedim(1, where.channels)
 
 
 def arranged(features: Tensor, where: Place) -> Tensor:

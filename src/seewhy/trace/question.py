@@ -220,6 +220,11 @@ def gradients(answers: list[Scored], x: Inputs, model: Model, *, last: bool = Tr
     return torch.stack(found, dim=1)
 
 
+def values_of(answers: list[Scored]) -> Float[Tensor, "N K"]:
+    """The scores themselves."""
+    return torch.stack([a.value for a in answers], 1)
+
+
 def names_of(indices: Tensor, labels: Sequence[str] | None) -> tuple[tuple[str, ...], ...]:
     """Class indices [N, K] as names; the index itself where there is none."""
     return tuple(

@@ -54,7 +54,7 @@ def tapped(model: Model, name: str | None) -> Iterator[list[Any]]:
 
 
 @contextmanager
-def opened(model: Model, name: str | None, *, cut: bool) -> Iterator[list[Tensor]]:
+def opened(model: Model, name: str | None, *, cut: bool, instead: Tensor | None = None) -> Iterator[list[Tensor]]:
     """The features that layer `name` gives, as tensors by which the score can be derived.
 
     What goes on through the network is a copy of them, so that an in-place step behind the layer spoils nothing.
@@ -63,6 +63,7 @@ def opened(model: Model, name: str | None, *, cut: bool) -> Iterator[list[Tensor
         model: who answers.
         name: of `steps`: a layer, "relu#2" for its second call, "layer1.0/add" for a function; None: none.
         cut: start the graph here; the features are leaves, and nothing before them is recorded.
+        instead: what goes on through the network in their place; no graph is started.
     """
     features: list[Tensor] = []
     if name is None or model.module is None:
@@ -79,6 +80,9 @@ def opened(model: Model, name: str | None, *, cut: bool) -> Iterator[list[Tensor
         first = next(iter(tensors(output)), None)
         if first is None or (number and calls != int(number)):
             return None
+        if instead is not None:
+            features.append(instead)
+            return _replaced(output, first, instead.clone())
         torch.set_grad_enabled(True)  # also where the network itself switched it off
         start = first.detach().clone().requires_grad_(first.is_floating_point()) if cut else first.clone()
         features.append(start)
@@ -91,10 +95,10 @@ def opened(model: Model, name: str | None, *, cut: bool) -> Iterator[list[Tensor
     layer = model.module.get_submodule(base)
 
     def hook(_layer: Any, args: Any, output: Any) -> Any:
-        instead = tell(base, _layer, output)
-        if instead is not None and getattr(layer, "inplace", False) and any(output is a for a in args):
-            return output.copy_(instead)  # who goes on with what went in has it too
-        return instead
+        other = tell(base, _layer, output)
+        if other is not None and getattr(layer, "inplace", False) and any(output is a for a in args):
+            return output.copy_(other) if instead is None else output.set_(other)  # who goes on with it has it too
+        return other
 
     handle = layer.register_forward_hook(hook)
     try:

@@ -1,0 +1,27 @@
+"""Small networks and inputs that several tests use."""
+
+import torch
+from torch import nn
+
+
+def drawn(net, seed=0):
+    """The same network, its weights drawn; no layer is zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator, dtype=torch.float64) * 0.4)
+    return net.eval()
+
+
+def noise(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+
+def classifier(rank=2, classes=4):
+    conv, pool = [(nn.Conv1d, nn.AdaptiveAvgPool1d), (nn.Conv2d, nn.AdaptiveAvgPool2d),
+                  (nn.Conv3d, nn.AdaptiveAvgPool3d)][rank - 1]  # fmt: skip
+    net = nn.Sequential(
+        conv(3, 5, 3, padding=1), nn.ReLU(), conv(5, 6, 3, stride=2, padding=1), nn.ReLU(), pool(2), nn.Flatten(),
+        nn.Linear(6 * 2**rank, classes),
+    )  # fmt: skip
+    return drawn(net.double())
