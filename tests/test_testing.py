@@ -16,6 +16,8 @@ from seewhy.testing import check_method, inputs, network, same, state
 
 SMALL = {name: {"samples": 4} for name in ("smoothgrad", "vargrad", "expected_gradients")}
 SMALL["integrated_gradients"] = {"steps": 3}
+SMALL |= {name: {"samples": 40, "segments": "grid", "features": 9} for name in ("lime", "kernel_shap")}
+SMALL |= {"rise": {"samples": 20, "cells": 3}, "feature_ablation": {"segments": "grid", "features": 9}}
 
 
 @pytest.mark.parametrize("name", seewhy.METHODS)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    Baseline = int | float | str | Tensor | np.ndarray | None
+    Baseline = int | float | str | list[float] | tuple[float, ...] | Tensor | np.ndarray | None
 
     Inputs = Float[Tensor, "N C *S"]
     Values = Float[Tensor, "N K C *S"]
@@ -105,6 +105,21 @@ class ScoresUnder(NamedTuple):
 
     number: int
     masks: Callable[[int, int], Tensor]
+
+
+class ScoresHiding(NamedTuple):
+    """A kernel asks: the scores while parts of the input are replaced by `fill` [N, C, *S]. The answer is [M, N, K].
+
+    `hidden(start, stop)` gives those from `start` to `stop`, [m, N or 1, C or 1, *S]: True or a share, 1 is all of it.
+    With `row` only that sample is asked, and the answer is [M, 1, K]. `windows` [M, axes, 2], where they are known,
+    are starts and stops of a box that holds all that is hidden.
+    """
+
+    number: int
+    hidden: Callable[[int, int], Tensor]
+    fill: Tensor
+    row: int | None = None
+    windows: Tensor | None = None
 
 
 class Attribution(NamedTuple):

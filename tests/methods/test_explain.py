@@ -11,6 +11,8 @@ EVERY = list(seewhy.METHODS)
 ONE_CHANNEL = [name for name, m in seewhy.METHODS.items() if m.reduce is maps.channel_sum]
 PATH = "integrated_gradients"
 FEW = {name: {"samples": 4} for name in ("smoothgrad", "vargrad", "expected_gradients")} | {PATH: {"steps": 4}}
+FEW |= {name: {"samples": 60, "segments": "grid", "features": 9} for name in ("lime", "kernel_shap")}
+FEW |= {"rise": {"samples": 20, "cells": 3}, "feature_ablation": {"segments": "grid", "features": 9}}
 
 
 class Counted(nn.Module):
@@ -219,7 +221,7 @@ def test_weights_made_in_inference_mode_are_refused():
         ({"device": "cuda:7"}, seewhy.OptionError, "device='cuda:7' is not there"),
         ({"device": "abacus"}, seewhy.OptionError, "device='abacus' is not there"),
         ({"feature_layer": "0"}, seewhy.OptionError, "read no layer"),
-        ({"baseline": "white", "method": PATH}, seewhy.OptionError, "'white' is not 'mean', 'black'"),
+        ({"baseline": "white", "method": PATH}, seewhy.OptionError, "'white' is not 'mean', 'blur', 'black'"),
         ({"baseline": "black", "method": PATH}, seewhy.OptionError, "give a number or a tensor"),
         ({"baseline": torch.ones(7), "method": PATH}, seewhy.OptionError, "does not fit"),
         ({"baseline": float("nan"), "method": PATH}, seewhy.OptionError, "NaN"),

@@ -24,6 +24,28 @@ def same_draws(samples):
     }
 
 
+SEGMENTS = np.arange(6)[:, None] // 2 * 3 + np.arange(9)[None] // 3  # nine of two by three
+
+
+def same_masks(pairs, cells):
+    """The soft masks that seed 4 gives, for the oracle."""
+    found = []
+    draws = uniform(4)(0, pairs, (cells + 1) ** 2 + 2).double().numpy()
+    tall, wide = -(-6 // cells), -(-9 // cells)
+    for draw in draws:
+        grid = (draw[2:] < 0.5).reshape(cells + 1, cells + 1)
+        large = np.zeros(((cells + 1) * tall, (cells + 1) * wide))
+        for i, j in np.ndindex(*large.shape):  # pixel centres aligned, edges repeated
+            p, q = (i + 0.5) / tall - 0.5, (j + 0.5) / wide - 0.5
+            for a in range(cells + 1):
+                for b in range(cells + 1):
+                    near = [min(max(v, 0), cells) for v in (p, q)]
+                    large[i, j] += max(0, 1 - abs(near[0] - a)) * max(0, 1 - abs(near[1] - b)) * grid[a, b]
+        top, left = int(draw[0] * tall), int(draw[1] * wide)
+        found.append(large[top : top + 6, left : left + 9])
+    return np.array(found)
+
+
 # name: options of the method, options of its oracle
 OPTIONS = {
     "integrated_gradients": ({"steps": 6, "baseline": 0.0}, {"steps": 6}),
@@ -33,6 +55,14 @@ OPTIONS = {
         {"samples": 6, "references": REFERENCES, "seed": 4},
         {key: same_draws(6)[key] for key in ("at", "references")},
     ),
+    "occlusion": ({"mask_size": (3, 4), "stride": 2}, {"sides": (3, 4), "steps": (2, 2)}),
+    "feature_ablation": ({"segments": SEGMENTS}, {"segments": SEGMENTS}),
+    "lime": (
+        {"segments": SEGMENTS, "samples": 40, "surrogate": "linear", "seed": 4},
+        {"segments": SEGMENTS, "kept": (uniform(4)(0, 40, 9) < 0.5).double().numpy()},
+    ),
+    "rise": ({"samples": 12, "cells": 2, "seed": 4}, {"masks": same_masks(6, 2)}),
+    "kernel_shap": ({"segments": SEGMENTS // 2}, {"segments": SEGMENTS // 2}),
 }
 
 

@@ -23,6 +23,7 @@ from .gradient import (
     vargrad,
     zeiler_fergus,
 )
+from .perturb import feature_ablation, kernel_shap, lime, occlusion, rise
 
 # name -> oracle(network, x [N, C, H, W], targets [N, K]) -> values [N, K, C or 1, H, W]
 ORACLES = {
@@ -45,4 +46,9 @@ ORACLES = {
     "scorecam": scorecam,
     "ablationcam": ablationcam,
     "recipro_cam": recipro_cam,
+    "occlusion": occlusion,
+    "feature_ablation": feature_ablation,
+    "lime": lime,
+    "rise": rise,
+    "kernel_shap": kernel_shap,
 }

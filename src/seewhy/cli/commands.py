@@ -129,7 +129,7 @@ def explain(
     method: list[str],
     target: list[str] | None,
     score: str,
-    feature_layer: str | None,
+    feature_layer: list[str] | None,
     reduction_layer: str | None,
     upsample: str,
     crop: bool,
@@ -147,11 +147,12 @@ def explain(
         if name not in METHODS:
             raise unknown("method", name, METHODS)
     given = {key: _number(value) for key, value in options.items() if value is not None}
+    layer = feature_layer[0] if feature_layer and len(feature_layer) == 1 else feature_layer or None
     folder = writable(out)
     network = seewhy.load(model)
     x = network.prepare(inputs, crop="card" if crop else None)
     found = seewhy.explain(
-        network, x, method, target=_targets(target), score=score, feature_layer=feature_layer,
+        network, x, method, target=_targets(target), score=score, feature_layer=layer,
         reduction_layer=reduction_layer, upsample=upsample, batch_size=batch_size or "auto", device=device, seed=seed,
         **given,
     )  # fmt: skip
@@ -161,6 +162,10 @@ def explain(
         _tell(name, file, [sample(e, n) for e in found], as_json)
     for reason in dict.fromkeys(e.layer_reason for e in found if e.layer_reason not in (None, "given")):
         print(f"layer: {reason}", file=sys.stderr)
+    for e in found:
+        if e.evaluations.forward > len(inputs):  # more than the prediction itself
+            spent = f"{e.evaluations.forward} forward, {e.evaluations.backward} backward passes"
+            print(f"{e.method}: {spent}", file=sys.stderr)
     for note in dict.fromkeys(note for e in found for note in e.notes):
         print(f"note: {note}", file=sys.stderr)
 
@@ -175,6 +180,7 @@ def _tell(name: str, file: Path, found: list[Explanation], as_json: bool) -> Non
             "feature_layer": e.feature_layer, "reduction_layer": e.reduction_layer,
             "labels": e.labels and e.labels[0], "score": e.score,
             "scores": e.scores[0].tolist(), "options": {k: str(v) for k, v in e.options.items()},
+            "evaluations": e.evaluations._asdict(),
             "completeness": None if e.completeness is None else e.completeness[0].tolist(), "notes": e.notes,
         }))  # fmt: skip
 
@@ -214,8 +220,9 @@ def _signature() -> inspect.Signature:
             help="Class index or label, repeated for several, or top3 (default: the best class).")]),
         "score": ("logit", Annotated[Literal["logit", "probability", "log_probability", "margin"], typer.Option(
             help="What of a class is explained.")]),
-        "feature_layer": (None, Annotated[str | None, typer.Option(
-            help="The layer whose activations are read (default: chosen, with the reason); see 'seewhy layers'.")]),
+        "feature_layer": (None, Annotated[list[str] | None, typer.Option(
+            help="The layer whose activations are read (default: chosen, with the reason), see 'seewhy layers'; "
+                 "repeat it to average the maps of several.")]),
         "reduction_layer": (None, Annotated[str | None, typer.Option(
             help="The layer whose output is explained (default: the network's output).")]),
         "upsample": ("bicubic", Annotated[Literal["bicubic", "linear", "nearest", "none"], typer.Option(

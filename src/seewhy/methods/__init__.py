@@ -17,6 +17,10 @@ from .gradients.input_x_gradient import input_x_gradient
 from .gradients.integrated_gradients import integrated_gradients
 from .gradients.smoothgrad import smoothgrad, vargrad
 from .method import Method
+from .perturb.kernel_shap import kernel_shap
+from .perturb.lime import lime
+from .perturb.occlusion import feature_ablation, occlusion
+from .perturb.rise import rise
 
 __all__ = ["DEFAULT", "METHODS", "Can", "Method"]
 
@@ -56,5 +60,26 @@ METHODS: dict[str, Method] = {
     ),
     "recipro_cam": Method(
         recipro_cam, "layer_scores", "Recipro-CAM", "Byun and Lee 2022, eq. 2 to 4", LAYERS, channel_sum
+    ),
+    "occlusion": Method(
+        occlusion, "masked_scores", "Occlusion", "Zeiler and Fergus 2014, sec. 4.2", Can.SCORES, channel_sum
+    ),
+    "feature_ablation": Method(
+        feature_ablation,
+        "masked_scores",
+        "Feature ablation",
+        "Zeiler and Fergus 2014, sec. 4.2, with segments",
+        Can.SCORES,
+        channel_sum,
+    ),
+    "lime": Method(lime, "masked_scores", "LIME", "Ribeiro et al. 2016, eq. 1, sec. 3.4", Can.SCORES, channel_sum),
+    "rise": Method(rise, "masked_scores", "RISE", "Petsiuk et al. 2018, eq. 6", Can.SCORES, channel_sum),
+    "kernel_shap": Method(
+        kernel_shap,
+        "masked_scores",
+        "KernelSHAP",
+        "Lundberg and Lee 2017, eq. 8; Musco and Witter 2025",
+        Can.SCORES,
+        channel_sum,
     ),
 }

@@ -24,11 +24,11 @@ def normal(seed: int, x: Inputs) -> Callable[[int, int], Tensor]:
     return draws
 
 
-def uniform(seed: int) -> Callable[[int, int], Tensor]:
-    """draws(start, stop) -> [stop - start, 2] numbers uniform in 0..1."""
+def uniform(seed: int) -> Callable[..., Tensor]:
+    """draws(start, stop, width=2) -> [stop - start, width] numbers uniform in 0..1."""
 
-    def draws(start: int, stop: int) -> Tensor:
-        return torch.stack([torch.rand(2, generator=_generator(seed, j, 1)) for j in range(start, stop)])
+    def draws(start: int, stop: int, width: int = 2) -> Tensor:
+        return torch.stack([torch.rand(width, generator=_generator(seed, j, 1)) for j in range(start, stop)])
 
     return draws
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from seewhy import maps
 from seewhy.errors import OptionError, choose
@@ -49,7 +50,7 @@ def explain(
     *,
     target: Any = None,
     score: str = "logit",
-    feature_layer: str | Sequence[str] | None = None,
+    feature_layer: str | list[str] | tuple[str, ...] | None = None,
     reduction_layer: str | None = None,
     upsample: str = "bicubic",
     batch_size: int | str = "auto",
@@ -141,7 +142,7 @@ def explain(
     with quiet(model), tracked(", ".join(names), progress) as advance:
         graph = any(family.graph for family in families)
         layers = layers_for(model, inputs, feature_layer, reduction_layer) if reads else Layers()
-        room = [room_for(model, inputs, batch_size, max_memory, graph or not reads)]
+        room = [room_for(model, inputs, batch_size, max_memory, graph or any(family.heavy for family in families))]
         bounded = batch_size != "auto" or max_memory is not None
         call = _Call(
             model, members, target, score, reduction_layer, layers.feature, graph, room, bounded, seed, advance
@@ -267,10 +268,18 @@ def _assembled(
         scaled=maps.rescale(shown).float(),
         completeness=_whole([p.completeness for p in parts]),
         stderr=None if stderr is None else stderr.to(values),
-        extras={key: torch.cat([p.extras[key] for p in parts]).cpu() for key in parts[0].extras},
+        extras={key: _padded([p.extras[key] for p in parts]).cpu() for key in parts[0].extras},
         evaluations=Evaluations(*map(sum, zip(*(g.evaluations for g in given), strict=True))),
         notes=shared["notes"] + notes + constant,
     )
+
+
+def _padded(parts: Sequence[Tensor]) -> Tensor:
+    """The batches' parts as one; the last axis filled up with NaN where it is shorter (unequal numbers of segments)."""
+    if len({p.shape[1:] for p in parts}) == 1:
+        return torch.cat(list(parts))
+    widest = max(p.shape[-1] for p in parts)
+    return torch.cat([F.pad(p, (0, widest - p.shape[-1]), value=torch.nan) for p in parts])
 
 
 def _whole(parts: Sequence[Tensor | None]) -> Tensor | None:

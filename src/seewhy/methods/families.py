@@ -16,13 +16,14 @@ from seewhy.trace.biases import biased
 from seewhy.trace.choice import Seen, passes_all
 from seewhy.trace.forward import Pass, out_of_memory, run
 from seewhy.trace.layout import arranged, masked
-from seewhy.trace.path import resolve_baseline, resolve_references
+from seewhy.trace.path import resolve_baseline, resolve_fill, resolve_references
 from seewhy.trace.question import Asked, Scored, gradients, scored, values_of
 from seewhy.trace.rectifiers import Rule, find, rectified
-from seewhy.types import Attribution, Evaluations, GradientsAt, ScoresAt, ScoresUnder
+from seewhy.types import Attribution, Evaluations, GradientsAt, ScoresAt, ScoresHiding, ScoresUnder
 
 from .backward.guided_backprop import guided_backprop
 from .draws import normal, uniform
+from .perturb.segments import segmented
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -189,15 +190,23 @@ def _follow(scene: Scene, member: Member) -> Given:
     if "baseline" in options:
         options["baseline"], named = resolve_baseline(scene.model, x, options["baseline"])
         notes = (named,)
+    if "mask_value" in options:
+        options["mask_value"], named = resolve_fill(scene.model, x, options["mask_value"])
+        notes = (named.replace("baseline", "hidden parts"),)
+    if "segments" in options:
+        options["segments"], more = segmented(x, options["segments"], options["features"], scene.model.layout)
+        notes += more
     if "references" in options:
         options["references"], named = resolve_references(scene.model, x, options["references"])
         notes += (named,)
     spent = [len(x), 0]
     replayed: list[str] = []
 
-    def answer(question: GradientsAt | ScoresAt | ScoresUnder) -> Tensor:
+    def answer(question: GradientsAt | ScoresAt | ScoresUnder | ScoresHiding) -> Tensor:
         if isinstance(question, ScoresUnder):
             return _under(scene, question, spent, replayed)
+        if isinstance(question, ScoresHiding):
+            return _hiding(scene, question, spent)
         wanted = isinstance(question, GradientsAt)
         points = question.points
         samples = range(len(x)) if question.row is None else [question.row]
@@ -223,6 +232,26 @@ def _follow(scene: Scene, member: Member) -> Given:
     given = _drive(kernel, answer)
     notes += (*replayed[:1], *given.notes)
     return Given(given._replace(notes=notes), Evaluations(*spent))
+
+
+def _hiding(scene: Scene, question: ScoresHiding, spent: list[int]) -> Tensor:
+    """Scores while parts of the input are hidden."""
+    x = scene.done.x.detach()
+    rows = torch.arange(len(x)) if question.row is None else torch.tensor([question.row])
+    x, fill = x[rows], question.fill[rows]
+
+    def part(start: int, stop: int) -> Tensor:
+        hidden = question.hidden(start, stop).to(x.device)
+        points: Tensor = torch.where(hidden, fill, x) if hidden.dtype == torch.bool else x + hidden.to(x) * (fill - x)
+        done = run(scene.model, points.flatten(0, 1), graph=False, layer=scene.layer)
+        asked = scene.asked.take(rows.repeat(stop - start).to(x.device))
+        spent[0] += len(done.x)
+        scene.advance(len(done.x))
+        found: Tensor = values_of(scored(asked, done.explained, scene.model, rescue=False))
+        return found.reshape(stop - start, len(rows), -1)
+
+    room = [max(1, scene.room[0] // len(rows))]
+    return torch.cat(list(batches(part, question.number, room)))
 
 
 def _under(scene: Scene, question: ScoresUnder, spent: list[int], replayed: list[str]) -> Tensor:
@@ -307,6 +336,7 @@ class Family(NamedTuple):
     graph: bool = False  # back to the input
     layer: bool = False  # the features of a layer
     rules: bool = False  # rectifiers that can be seen
+    heavy: bool = False  # it records graphs back to the input in passes of its own
 
 
 FAMILIES = {
@@ -315,6 +345,7 @@ FAMILIES = {
     "layer_scores": Family(conversations, layer=True),
     "input_gradient": Family(input_gradients, graph=True),  # behind those above, since it frees the graph
     "rectifier_rule": Family(input_gradients, graph=True, rules=True),
-    "full_gradient": Family(full_gradients),
-    "path_gradient": Family(conversations),
+    "full_gradient": Family(full_gradients, heavy=True),
+    "masked_scores": Family(conversations),
+    "path_gradient": Family(conversations, heavy=True),
 }

@@ -10,6 +10,7 @@ import torch
 from seewhy.errors import ModelError, OptionError
 from seewhy.types import Can, Card, Model
 
+from .function import session, tensors_or_arrays
 from .zoo import load
 
 __all__ = ["load", "wrap"]
@@ -26,7 +27,8 @@ def wrap(
     """Say what is known about a network. The network itself is not touched; behind a compiled one the original is used.
 
     Args:
-        network: a `torch.nn.Module`, or any callable tensor -> scores. A `Model` comes back as it is.
+        network: a `torch.nn.Module`, any callable tensor or array -> scores, or an ONNX Runtime session. A `Model`
+            comes back as it is.
         labels: names of the classes, in the order of the scores.
         prepare: a `Card`, or a function that turns whatever you have into a batch of inputs.
         layout: one letter an axis of the input: N the batch, C the channels, any others ("NHWC", "NTC"; "NF": features
@@ -42,18 +44,23 @@ def wrap(
         if any(v is not None for v in (labels, prepare, layout, forward)):
             raise OptionError("this network is wrapped already: give the options to the bare network.")
         return network
-    if not callable(network):
+    if not callable(network) and not hasattr(network, "get_inputs"):
         raise ModelError(f"a {type(network).__name__} cannot be called: give a torch module or a function.")
     if layout is not None and (len(set(layout)) != len(layout) or "N" not in layout):
         raise OptionError(f"layout={layout!r}: one letter an axis, N among them, such as 'NHWC' or 'NTC'.")
     if isinstance(network, torch.nn.Module):
         network = getattr(network, "_orig_mod", network)  # behind torch.compile: what it compiles can be looked into
     module = network if isinstance(network, torch.nn.Module) else None
-    call = network if forward is None else (lambda x: forward(network, x))
+    if hasattr(network, "get_inputs") and hasattr(network, "run"):
+        call, can = session(network), Can.SCORES
+    elif module is None:
+        call, can = tensors_or_arrays(network), Can.SCORES | Can.GRADIENTS
+    else:
+        call, can = network, Can.SCORES | Can.GRADIENTS | Can.LAYERS
     return Model(
-        forward=call,
+        forward=call if forward is None else (lambda x: forward(network, x)),
         module=module,
-        can=Can.SCORES | Can.GRADIENTS | (Can.LAYERS if module is not None else Can(0)),
+        can=can,
         labels=None if labels is None else tuple(map(str, labels)),
         layout=layout,
         preparation=prepare,

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from seewhy.types import Baseline, Inputs, Model
 
 
+BLUR = 20
+
+
 def path(model: Any, x: Any, baseline: Baseline = None, steps: int = 25) -> Float[Tensor, "steps N C *S"]:
     """The inputs baseline + n/(steps-1) · (x - baseline), n = 0 … steps-1; both ends are included.
 
@@ -47,8 +50,9 @@ def resolve_baseline(model: Model, x: Inputs, given: Baseline) -> tuple[Inputs, 
     Args:
         model: for its preparation and layout.
         x: the batch.
-        given: a number or tensor in the network's own units and layout; "mean": each channel's mean over the
-            sample; "black": a black picture, prepared; None: black where the model prepares pictures, else 0.
+        given: a number or tensor in the network's own units and layout, or one number a channel; "mean": each
+            channel's mean over the sample; "blur": the sample itself, blurred; "black": a black picture, prepared;
+            None: black where the model prepares pictures, else 0.
 
     Raises:
         OptionError: it does not fit the input.
@@ -62,12 +66,17 @@ def resolve_baseline(model: Model, x: Inputs, given: Baseline) -> tuple[Inputs, 
             )
         if given == "black":
             return _black(model, x), "baseline: a black picture"
-        raise OptionError(f"baseline={given!r} is not 'mean', 'black', a number or a tensor.")
+        if given == "blur":
+            return _blurred(x), f"baseline: the input, blurred by 1/{BLUR} of its longest side"
+        raise OptionError(f"baseline={given!r} is not 'mean', 'blur', 'black', a number, one a channel, or a tensor.")
     if isinstance(given, (int, float)):
         if not math.isfinite(given):
             raise OptionError(f"baseline={given}: NaN or infinite values cannot be a baseline.")
         return torch.full_like(x, float(given)), f"baseline: {given:g} everywhere"
     start = torch.as_tensor(given).to(x)
+    if start.ndim == 1 and x.ndim > 3 and len(start) == x.shape[1] and start.isfinite().all():
+        named = ", ".join(f"{v:g}" for v in start.tolist())
+        return start.view(-1, *[1] * (x.ndim - 2)).expand_as(x), f"baseline: {named}, one a channel"
     if not start.isfinite().all():
         raise OptionError("the baseline holds NaN or infinite values.")
     if start.ndim == x.ndim:
@@ -81,6 +90,13 @@ def resolve_baseline(model: Model, x: Inputs, given: Baseline) -> tuple[Inputs, 
             f"a baseline of shape {list(torch.as_tensor(given).shape)} does not fit an input of shape "
             f"{list(x.shape)} (batch, channels, others)."
         ) from None
+
+
+def resolve_fill(model: Model, x: Inputs, given: Baseline) -> tuple[Inputs, str]:
+    """What stands where parts are hidden; None: each channel's mean, or 0 for plain features; else as a baseline."""
+    if given is None:
+        given = 0.0 if model.layout == "NF" else "mean"
+    return resolve_baseline(model, x, given)
 
 
 def resolve_references(model: Model, x: Inputs, given: Baseline) -> tuple[Tensor | None, str]:
@@ -102,6 +118,15 @@ def resolve_references(model: Model, x: Inputs, given: Baseline) -> tuple[Tensor
             f"{list(x.shape)}, or hold NaN."
         )
     return references, f"references: the {len(references)} given"
+
+
+def _blurred(x: Inputs) -> Inputs:
+    """Each channel smoothed by a Gaussian."""
+    from skimage.filters import gaussian
+
+    sigma = (0, 0, *[max(x.shape[2:]) / BLUR] * (x.ndim - 2))
+    smooth = gaussian(x.cpu().double().numpy(), sigma, mode="reflect")  # type: ignore[no-untyped-call]
+    return torch.from_numpy(smooth).to(x)
 
 
 def _black(model: Model, x: Inputs) -> Inputs:

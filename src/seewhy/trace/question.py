@@ -212,7 +212,7 @@ def gradients(answers: list[Scored], x: Inputs, model: Model, *, last: bool = Tr
         if got is None:
             raise ModelError(
                 f"the score does not depend on {what} through autograd (a detach, a no_grad, a rounding, or numpy "
-                "on the way), so there is no gradient."
+                "on the way), so there is no gradient; occlusion, lime, rise and kernel_shap need none."
             )
         if not finite(got):
             raise ModelError(f"the gradient of target {number - 1} holds NaN or infinite values{suspect(model)}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from seewhy.maps import resample, rescale
+from seewhy.maps import resample
 from seewhy.types import Attribution
 
 if TYPE_CHECKING:
@@ -26,10 +26,12 @@ def fullgrad(x: Inputs, gradient: Values, biases: Sequence[Tensor], score: Score
     import torch
 
     own = x.unsqueeze(1) * gradient
-    found = _shown(own, x)
-    for part in biases:
-        if part.ndim == own.ndim and max(part.shape[3:]) > 1:
-            found = found + _shown(part, x)
+    shown: dict[tuple[int, ...], Tensor] = {}  # sums of the layers of one size, as resampling is linear
+    for part in (own, *biases):
+        if part is own or (part.ndim == own.ndim and max(part.shape[3:]) > 1):
+            size = tuple(part.shape[3:])
+            shown[size] = shown[size] + _psi(part) if size in shown else _psi(part)
+    found = torch.stack([resample(whole, x.shape[2:], "linear") for whole in shown.values()]).sum(0).unsqueeze(2)
     sums = [part.flatten(2).sum(2) for part in (own, *biases)]
     extras = {"input_part": sums[0], "bias_parts": torch.stack(sums[1:], 2) if biases else sums[0][..., None] * 0}
     gap = sum(sums[1:], start=sums[0]) - score
@@ -42,8 +44,9 @@ def fullgrad(x: Inputs, gradient: Values, biases: Sequence[Tensor], score: Score
     return Attribution(found, completeness=gap, extras=extras, notes=notes)
 
 
-def _shown(part: Tensor, x: Inputs) -> Tensor:
-    """The sum over channels of psi: [N, K, C, *S'] -> [N, K, 1, *S]."""
-    n, k, c = part.shape[:3]
-    scaled = rescale(part.abs().reshape(n, k, -1)).reshape(n, k, c, *part.shape[3:])  # over channels and positions
-    return resample(scaled.sum(2), x.shape[2:], "linear").unsqueeze(2)
+def _psi(part: Tensor) -> Tensor:
+    """Absolute values, rescaled over channels and positions, summed over channels: [N, K, C, *S'] -> [N, K, *S']."""
+    size = part.abs()
+    low, high = size.flatten(2).aminmax(dim=2)
+    low, width = (v.view(*v.shape, *[1] * (part.ndim - 3)) for v in (low, high - low))
+    return (size.sum(2) - part.shape[2] * low) / width.masked_fill(width == 0, float("inf"))
