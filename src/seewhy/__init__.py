@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, ModelError, OptionError, SeewhyError, UnknownNameError
 from .methods import METHODS
-from .types import Activations, Card, Explanation, Layers, Model, Prediction
+from .types import Activations, Card, Evidence, Explanation, Layers, Model, Prediction
 
 if TYPE_CHECKING:
     from . import testing as testing
+    from .evidence import CHECKS as CHECKS
+    from .evidence.check import check as check
+    from .evidence.randomize import randomize as randomize
     from .methods.averaged import smooth as smooth
     from .methods.averaged import tta as tta
     from .methods.explain import explain as explain
@@ -29,13 +32,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _WHERE = {
+    "CHECKS": "evidence:CHECKS",
     "activations": "trace.layers:activations",
+    "check": "evidence.check:check",
     "explain": "methods.explain:explain",
     "layers": "trace.layers:layers",
     "load": "models:load",
     "path": "trace.path:path",
     "smooth": "methods.averaged:smooth",
     "tta": "methods.averaged:tta",
+    "randomize": "evidence.randomize:randomize",
     "predict": "trace.predict:predict",
     "targets": "trace.targets:",
     "testing": "testing:",
@@ -46,6 +52,7 @@ __all__ = [
     "METHODS",
     "Activations",
     "Card",
+    "Evidence",
     "Explanation",
     "InputError",
     "Layers",

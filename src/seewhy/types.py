@@ -67,6 +67,9 @@ class Model:
         layout: one letter an axis of the input, such as "NHWC"; None means "NC" and the other axes ("NF" for two).
         preparation: a `Card`, or a function from anything to a batch; None: tensors only.
         name: how messages and figures call it.
+        call: how the module, or a copy of it, is called: (module, input) -> output; None: plainly.
+        randomized: parameter tensors that were drawn anew, see `seewhy.randomize`.
+        untouched: those that were not.
     """
 
     forward: Callable[[Tensor], Any]
@@ -76,6 +79,9 @@ class Model:
     layout: str | None = None
     preparation: Card | Callable[[Any], Tensor] | None = None
     name: str = "network"
+    call: Callable[[Any, Tensor], Any] | None = None
+    randomized: tuple[str, ...] = ()
+    untouched: tuple[str, ...] = ()
 
     prepare: ClassVar[Callable[..., Tensor]]  # attached in seewhy/__init__.py
 
@@ -270,3 +276,64 @@ class Explanation:
     save: ClassVar[Callable[..., None]]
     load: ClassVar[Callable[..., Explanation]]
     _repr_png_: ClassVar[Callable[..., bytes]]
+
+
+class Finding(NamedTuple):
+    """What one test found: a word, the number it rests on with its 95 % interval, and why."""
+
+    verdict: str  # PASS, FAIL, INCONCLUSIVE, CONFOUNDED or NOT APPLICABLE
+    estimate: float
+    low: float
+    high: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What all tests say of one method on one network and these inputs.
+
+    Attributes:
+        verdict: one word.
+        reason: one sentence.
+        tests: by name, see `seewhy.CHECKS`.
+        similarity: how alike the maps of the trained network and of each randomised one are: kind of network ->
+            (same input, different inputs, same input with what the input forces taken out), Spearman's rank
+            correlation of absolute maps, means over inputs and draws.
+    """
+
+    verdict: str
+    reason: str
+    tests: Mapping[str, Finding]
+    similarity: Mapping[str, tuple[float, float, float]]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Whether maps depend on what the network learnt; `evidence["gradient"].verdict`. Prints as a table.
+
+    Attributes:
+        methods: name -> what was found.
+        controls: the same for maps whose answer is known.
+        notes: what a reader must know; the first says what PASS does not mean.
+        settings: thresholds, inputs, draws, seed.
+        input: [N, C, *S], as the network saw them.
+        labels: of the explained class of each input.
+        maps: method -> kind of network ("trained", "top", "half", "all", "bottom") -> [N, *S], of the first draw.
+        seconds: how long it took.
+    """
+
+    methods: Mapping[str, Judgement]
+    controls: Mapping[str, Judgement]
+    notes: tuple[str, ...]
+    settings: Mapping[str, Any]
+    input: Tensor = field(repr=False)
+    labels: tuple[str, ...] = ()
+    maps: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict, repr=False)
+    preparation: Card | None = field(default=None, repr=False)
+    seconds: float = 0.0
+
+    save: ClassVar[Callable[..., Any]]  # attached in seewhy/__init__.py
+    show: ClassVar[Callable[..., Any]]
+
+    def __getitem__(self, method: str) -> Judgement:
+        return self.methods[method]

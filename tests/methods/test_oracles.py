@@ -62,6 +62,7 @@ OPTIONS = {
         {"segments": SEGMENTS, "kept": (uniform(4)(0, 40, 9) < 0.5).double().numpy()},
     ),
     "rise": ({"samples": 12, "cells": 2, "seed": 4}, {"masks": same_masks(6, 2)}),
+    "random": ({"seed": 4}, {"noise": same_draws(1)["noise"][0, 0]}),
     "kernel_shap": ({"segments": SEGMENTS // 2}, {"segments": SEGMENTS // 2}),
 }
 

@@ -13,6 +13,7 @@ from .cam import (
     scorecam,
     xgradcam,
 )
+from .controls import centre, edges, random
 from .gradient import (
     expected_gradients,
     gradient,
@@ -51,4 +52,7 @@ ORACLES = {
     "lime": lime,
     "rise": rise,
     "kernel_shap": kernel_shap,
+    "random": random,
+    "edges": edges,
+    "centre": centre,
 }

@@ -11,6 +11,7 @@ from .cam.eigencam import eigencam
 from .cam.fullgrad import fullgrad
 from .cam.gradcam import gradcam, gradcam_plus_plus, guided_gradcam, hirescam, layercam, xgradcam
 from .cam.masked import ablationcam, recipro_cam, scorecam
+from .controls.controls import centre, edges, random
 from .gradients.expected_gradients import expected_gradients
 from .gradients.gradient import gradient
 from .gradients.input_x_gradient import input_x_gradient
@@ -82,4 +83,7 @@ METHODS: dict[str, Method] = {
         Can.SCORES,
         channel_sum,
     ),
+    "random": Method(random, "input", "Noise (control)", "Binder et al. 2023", Can.SCORES, channel_sum),
+    "edges": Method(edges, "input", "Edges (control)", "Adebayo et al. 2018, sec. 4", Can.SCORES, channel_sum),
+    "centre": Method(centre, "input", "Centre (control)", "Fong et al. 2019, sec. 4", Can.SCORES, channel_sum),
 }

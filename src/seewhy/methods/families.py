@@ -329,6 +329,13 @@ def batches(work: Callable[[int, int], T], count: int, room: list[int]) -> Itera
         start = stop
 
 
+def inputs_only(scene: Scene, members: list[Member]) -> list[Given]:
+    """The input and how many scores there are: for maps that know nothing of the network."""
+    x = scene.done.x.detach()
+    facts = {"x": x, "score": values_of(scene.answers), "normal": normal(scene.seed, x)}
+    return [Given(_call(member, **facts), Evaluations(len(x), 0)) for member in members]
+
+
 class Family(NamedTuple):
     """One way to feed kernels, and what it needs of the forward that all methods of a call share."""
 
@@ -347,5 +354,6 @@ FAMILIES = {
     "rectifier_rule": Family(input_gradients, graph=True, rules=True),
     "full_gradient": Family(full_gradients, heavy=True),
     "masked_scores": Family(conversations),
+    "input": Family(inputs_only),
     "path_gradient": Family(conversations, heavy=True),
 }

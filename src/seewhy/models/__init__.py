@@ -65,4 +65,5 @@ def wrap(
         layout=layout,
         preparation=prepare,
         name=getattr(network, "__name__", type(network).__name__),
+        call=forward,
     )

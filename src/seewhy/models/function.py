@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,17 +17,34 @@ def tensors_or_arrays(function: Callable[[Any], Any]) -> Callable[[Tensor], Any]
 
     def call(x: Tensor) -> Any:
         try:
-            return function(x)
-        except (TypeError, AttributeError):
-            if x.requires_grad:
+            return _tensor(function(x))
+        except (TypeError, AttributeError, ValueError) as error:
+            answer = _of_array(function, x)
+            if answer is None:
                 raise
-            try:
-                return _tensor(function(x.cpu().numpy()))
-            except (TypeError, AttributeError):
-                pass  # it is no function of arrays either: the first error counts
+            if x.requires_grad:
+                raise ModelError(NO_GRADIENT) from error
+            return answer
+        except RuntimeError as error:
+            if x.requires_grad and "Can't call numpy()" in str(error):
+                raise ModelError(NO_GRADIENT) from error
             raise
 
     return call
+
+
+NO_GRADIENT = (
+    "the function computes with numpy arrays, so there is no gradient; occlusion, feature_ablation, lime, rise and "
+    "kernel_shap need none."
+)
+
+
+def _of_array(function: Callable[[Any], Any], x: Tensor) -> Any:
+    """What it says of an array; None if it is no function of arrays either, and its first error counts."""
+    try:
+        return _tensor(function(x.detach().cpu().numpy()))
+    except (TypeError, AttributeError, ValueError):
+        return None
 
 
 def session(network: Any) -> Callable[[Tensor], Any]:
@@ -40,12 +58,22 @@ def session(network: Any) -> Callable[[Tensor], Any]:
         named = ", ".join(i.name for i in inputs)
         raise ModelError(f"the session has {len(inputs)} inputs ({named}): give a function of the one to explain.")
     kind = {"tensor(double)": torch.float64, "tensor(float16)": torch.float16}.get(inputs[0].type, torch.float32)
+    fixed = inputs[0].shape[0] if isinstance(inputs[0].shape[0], int) else None  # the batch it was exported with
 
     def call(x: Tensor) -> Any:
-        return _tensor(network.run(None, {inputs[0].name: x.detach().cpu().to(kind).numpy()})[0])
+        array = x.detach().cpu().to(kind).numpy()
+        size = fixed or len(array)
+        parts = []
+        for start in range(0, len(array), size):
+            part = array[start : start + size]
+            full = np.concatenate([part, np.repeat(part[-1:], size - len(part), 0)])
+            parts.append(np.asarray(network.run(None, {inputs[0].name: full})[0])[: len(part)])
+        return _tensor(np.concatenate(parts))
 
     return call
 
 
 def _tensor(output: Any) -> Any:
-    return torch.as_tensor(output) if hasattr(output, "__array__") else output
+    """An array as a tensor, copied: it may be read-only, or run backwards."""
+    is_array = hasattr(output, "__array__") and not isinstance(output, Tensor)
+    return torch.from_numpy(np.array(output)) if is_array else output

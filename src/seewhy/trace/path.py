@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from seewhy.types import Baseline, Inputs, Model
 
 
-BLUR = 20
+BLUR = 10  # a tenth of the longest side leaves colours and no shapes
 
 
 def path(model: Any, x: Any, baseline: Baseline = None, steps: int = 25) -> Float[Tensor, "steps N C *S"]:

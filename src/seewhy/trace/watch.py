@@ -22,29 +22,41 @@ Tell = Callable[[str, nn.Module | None, Any], Any]
 @contextmanager
 def watched(module: nn.Module, tell: Tell) -> Iterator[None]:
     """Inside, every step of this thread's calls is told when it ends; "owner/function" names a function."""
-    me, running = threading.get_ident(), [""]
-    names = {layer: name for name, layer in module.named_modules()}
+    running = [""]
 
-    def enter(layer: nn.Module, _args: Any) -> None:
-        if threading.get_ident() == me:
-            running.append(names[layer])
+    def enter(name: str) -> None:
+        running.append(name)
 
-    def leave(layer: nn.Module, _args: Any, output: Any) -> Any:
-        if threading.get_ident() != me:
-            return None
+    def leave(name: str, layer: nn.Module | None, output: Any) -> Any:
         running.pop()
-        return tell(names[layer], layer, output)
+        return tell(name, layer, output)
 
     def called(name: str, output: Tensor) -> Any:
         owner = module.get_submodule(running[-1])
         return tell(f"{running[-1]}/{name}", None, output) if owner is module or holds_layers(owner) else None
 
+    with told(module, leave, enter), _Functions(called):
+        yield
+
+
+@contextmanager
+def told(module: nn.Module, tell: Tell, before: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Inside, every layer that this thread's calls run is told when it ends, and by name when it begins."""
+    me = threading.get_ident()
+    names = {layer: name for name, layer in module.named_modules()}
+
+    def begins(layer: nn.Module, _args: Any) -> None:
+        if before is not None and threading.get_ident() == me:
+            before(names[layer])
+
+    def ends(layer: nn.Module, _args: Any, output: Any) -> Any:
+        return tell(names[layer], layer, output) if threading.get_ident() == me else None
+
     with ExitStack() as stack:
         for layer, name in names.items():
             if name:
-                stack.callback(layer.register_forward_pre_hook(enter).remove)
-                stack.callback(layer.register_forward_hook(leave).remove)
-        stack.enter_context(_Functions(called))
+                stack.callback(layer.register_forward_pre_hook(begins).remove)
+                stack.callback(layer.register_forward_hook(ends).remove)
         yield
 
 

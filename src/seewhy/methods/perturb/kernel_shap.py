@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Generator
-from itertools import combinations
 from math import comb
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
 from seewhy.errors import OptionError
 from seewhy.types import Attribution, Baseline, Between, ScoresHiding
 
-from .lime import hiding, relative
+from .lime import enough, hiding, relative
 from .occlusion import padded
 from .segments import paint
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from seewhy.types import Inputs, Scores
 
 LIMIT = 64  # times `samples`, where a tolerance is given
+ROUGH = 4  # coalitions a segment, below which the residuals say little
+APART = 2**32  # between the numbers of draws of two sizes
 
 
 def kernel_shap(
@@ -38,7 +40,8 @@ def kernel_shap(
     Lundberg and Lee 2017, eq. 8, as a least-squares problem over coalitions, of which a sample is drawn: each with its
     complement (Covert and Lee 2021), sizes by leverage, which makes all of them equally likely (Musco and Witter 2025),
     and without drawing one twice. Signed, in units of the score; they sum to the score minus that of the hidden input
-    exactly. `stderr` is the standard error; 0 where all coalitions were asked, as for few features.
+    exactly. `stderr` is the standard error, 0 where all coalitions were asked, as for few features; value ± 1.96 stderr
+    holds the truth 93 to 98 times of 100 from 4 coalitions a segment on, and a note says where there are fewer.
     `extras`: `segments`, `importances` [N, K, F].
 
     Args:
@@ -64,17 +67,25 @@ def kernel_shap(
             raise OptionError(f"samples={samples}: {count} segments need at least {min(2 * count, 2**count - 2)}.")
         empty = (yield hiding(torch.zeros(1, count, dtype=torch.bool), labels, fill, n))[0, 0].double().cpu()
         full = score[n].double().cpu()
-        while True:
+        known: dict[bytes, Tensor] = {}  # nothing is asked twice
+        found, error = (full - empty)[:, None], torch.zeros(len(full), 1, dtype=torch.float64)
+        while count > 1:  # else one segment has it all
             strata = _strata(count, number // 2, uniform)
             whole = torch.cat([torch.cat([s.kept, ~s.kept]) for s in strata])
-            y = (yield hiding(whole, labels, fill, n))[:, 0].double().cpu()
-            found, error = _solve(strata, y, full - empty)
+            names = [row.tobytes() for row in whole.numpy()]
+            new = [i for i, name in enumerate(names) if name not in known]
+            if new:
+                shown = (yield hiding(whole[new], labels, fill, n))[:, 0].double().cpu()
+                known |= {names[i]: one for i, one in zip(new, shown, strict=True)}
+            found, error = _solve(strata, torch.stack([known[name] for name in names]), full - empty)
             if tolerance is None or (far := relative(found, error)) <= tolerance:
                 break
             if number >= LIMIT * samples:
                 notes.append(f"sample {n}: after {number} coalitions the standard error is {far:.3g} of the range")
                 break
-            number = min(LIMIT * samples, max(number + 64, int(number * min(4.0, 1.1 * (far / tolerance) ** 2))))
+            number = enough(number, far, tolerance, LIMIT * samples)
+        if number < min(ROUGH * count, 2**count - 2):
+            notes.append(f"sample {n}: the standard error is rough below {ROUGH} coalitions a segment, {ROUGH * count}")
         values.append(paint(found, labels))
         errors.append(paint(error, labels))
         importances.append(found)
@@ -95,9 +106,22 @@ class Stratum(NamedTuple):
 
 
 def _strata(count: int, pairs: int, uniform: Callable[..., Tensor]) -> list[Stratum]:
-    """So many pairs, spread equally over the sizes, the small ones complete."""
+    """So many pairs, spread equally over the sizes, the small ones complete; more pairs hold those of fewer."""
     import torch
 
+    taken, population = _taken(count, pairs)
+    for attempt in itertools.count():
+        found = [_stratum(count, s, taken[s], population[s], attempt, uniform) for s in taken]
+        rows = torch.cat([s.kept for s in found]).double() - 0.5
+        rows -= rows.mean(1, keepdim=True)
+        # a few may leave a direction open, and what is fitted would be wrong without any residual
+        if torch.linalg.matrix_rank(rows.T @ rows, hermitian=True) == count - 1:
+            return found
+    raise AssertionError
+
+
+def _taken(count: int, pairs: int) -> tuple[dict[int, int], dict[int, int]]:
+    """How many pairs of each size are taken, and how many there are."""
     sizes = range(1, count // 2 + 1)
     # at the middle size a coalition and its complement have the same size: half as many pairs, half the leverage
     population = {s: comb(count, s) // (2 if 2 * s == count else 1) for s in sizes}
@@ -115,27 +139,31 @@ def _strata(count: int, pairs: int, uniform: Callable[..., Tensor]) -> list[Stra
             taken[s] = population[s]
             left -= population[s]
         waiting = [s for s in waiting if s not in full]
-    found, start = [], 0
-    for s in sizes:
-        if taken.get(s, 0) == 0:
-            continue
-        if taken[s] == population[s]:
-            chosen = [c for c in combinations(range(count), s) if 2 * s < count or c[0] == 0]
-            kept = torch.zeros(len(chosen), count, dtype=torch.bool)
-            kept[torch.arange(len(chosen))[:, None], torch.tensor(chosen)] = True
-        else:
-            rows: dict[bytes, Tensor] = {}
-            while len(rows) < taken[s]:
-                # a random order of the features; the first s of them are kept
-                order = uniform(start, start + taken[s], count).argsort(1)
-                start += taken[s]
-                kept = torch.zeros(taken[s], count, dtype=torch.bool).scatter_(1, order[:, :s], True)
-                if 2 * s == count:
-                    kept = torch.where(kept[:, :1], kept, ~kept)
-                rows |= {row.numpy().tobytes(): row for row in kept if len(rows) < taken[s]}
-            kept = torch.stack(list(rows.values())[: taken[s]])
-        found.append(Stratum(s, population[s], kept))
-    return found
+    return {s: taken[s] for s in sizes}, population
+
+
+def _stratum(
+    count: int, size: int, taken: int, population: int, attempt: int, uniform: Callable[..., Tensor]
+) -> Stratum:
+    """So many different coalitions of one size; at the middle size those that have the first feature."""
+    import torch
+
+    if taken == population:
+        chosen = [c for c in itertools.combinations(range(count), size) if 2 * size < count or c[0] == 0]
+        kept = torch.zeros(len(chosen), count, dtype=torch.bool)
+        kept[torch.arange(len(chosen))[:, None], torch.tensor(chosen)] = True
+        return Stratum(size, population, kept)
+    rows: dict[bytes, Tensor] = {}
+    start = (attempt * count + size) * APART
+    while len(rows) < taken:
+        # a random order of the features; the first ones are kept
+        order = uniform(start, start + taken, count).argsort(1)
+        start += taken
+        kept = torch.zeros(taken, count, dtype=torch.bool).scatter_(1, order[:, :size], True)
+        if 2 * size == count:
+            kept = torch.where(kept[:, :1], kept, ~kept)
+        rows |= {row.numpy().tobytes(): row for row in kept}
+    return Stratum(size, population, torch.stack(list(rows.values())[:taken]))
 
 
 def _solve(strata: list[Stratum], y: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,9 +38,10 @@ def lime(
     Ribeiro et al. 2016, eq. 1 and section 3.4: each segment is kept or hidden with equal chance, z in {0, 1}^F, and
     weighed by exp(-d²/0.25²), d = 1 - sqrt(mean z) the cosine distance from the whole input. "linear": ridge
     regression (penalty 1, with intercept); signed, in units of the score; `stderr` is that of the weighted fit
-    (heteroscedastic). "tree": the share of the explained variance that a regression tree owes to a segment, 0 to 1,
-    without a sign and without a standard error. `extras`: `segments`, `importances` [N, K, F] and `fit`, the weighted
-    R².
+    (heteroscedastic), without the penalty's pull towards 0, which fades with more masks: value ± 1.96 stderr holds what
+    so many masks give on average 93 to 97 times of 100 from 4 masks a segment on. "tree": the share of the explained
+    variance that a regression tree owes to a segment, 0 to 1, without a sign and without a standard error. `extras`:
+    `segments`, `importances` [N, K, F] and `fit`, the weighted R².
 
     Args:
         x: the input.
@@ -77,7 +78,7 @@ def lime(
             if number >= LIMIT * samples:
                 notes.append(f"sample {n}: after {number} masks the standard error is {far:.3g} of the range")
                 break
-            number = min(LIMIT * samples, max(number + 64, int(number * min(4.0, 1.1 * (far / tolerance) ** 2))))
+            number = enough(number, far, tolerance, LIMIT * samples)
         values.append(paint(found, labels))
         errors.append(paint(error, labels))
         importances.append(found)
@@ -92,6 +93,12 @@ def hiding(kept: Tensor, labels: Tensor, fill: Tensor, row: int) -> ScoresHiding
     return ScoresHiding(len(kept), lambda a, b: ~kept[a:b][:, labels][:, None, None], fill, row=row)
 
 
+def enough(number: int, far: float, tolerance: float, most: int) -> int:
+    """How many to try next where `number` gave `far` instead of `tolerance`: the error falls with the root of it."""
+    growth = 4.0 if far >= 2 * tolerance else 1.1 * (far / tolerance) ** 2
+    return min(most, max(number + 64, int(number * growth)))
+
+
 def relative(found: Tensor, error: Tensor) -> float:
     """Root mean square of the standard errors [K, F] as a share of the importances' range; the worst target's."""
     typical = (error**2).mean(1).sqrt()
@@ -102,6 +109,7 @@ def _linear(z: Tensor, y: Tensor, weights: Tensor, _precision: float) -> tuple[T
     """Weighted ridge regression: coefficients [K, F], their standard errors, weighted R² [K]."""
     import torch
 
+    y = y - y[:1]  # a constant score is exactly 0
     share = (weights / weights.sum())[:, None]
     zc, yc = z - (share * z).sum(0), y - (share * y).sum(0)
     inverse = torch.linalg.inv(zc.T @ (weights[:, None] * zc) + RIDGE * torch.eye(z.shape[1], dtype=z.dtype))
@@ -119,6 +127,7 @@ def _tree(z: Tensor, y: Tensor, weights: Tensor, precision: float) -> tuple[Tens
     from sklearn.tree import DecisionTreeRegressor
 
     found, left = [], []
+    y = y - y[:1]  # a constant score is exactly 0
     # rounded well above the noise of the passes: which of two equally good splits comes first must not hang on it
     step = (y.amax(0) - y.amin(0)) * precision**0.5
     for column in torch.where(step > 0, (y / step).round() * step, y).T.numpy():

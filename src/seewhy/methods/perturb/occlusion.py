@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from itertools import product
+from numbers import Real
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from seewhy.errors import OptionError
@@ -36,8 +37,10 @@ def occlusion(
     Args:
         x: the input.
         score: its scores.
-        mask_size: side of the window in positions, one number or one an axis. Default: a fifth of the input.
-        stride: from one window to the next, likewise. Default: a tenth of the input.
+        mask_size: side of the window in positions, one number or one an axis; a smaller one sees finer things and is
+            noisier. Default: a fifth of the input.
+        stride: from one window to the next, likewise; a finer one takes more passes, halved in two axes four times as
+            many. Default: a tenth of the input.
         mask_value: what stands in the window: a number, one a channel, "mean" (of each channel, the default; 0 for
             plain features), "blur", "black", or another input.
         clip: whether the last window of an axis, if it hangs over the border, is cut off there; else it is left out,
@@ -128,7 +131,9 @@ def _sides(name: str, given: Any, size: Sequence[int], share: float) -> list[int
     if given is None:
         return [max(1, round(share * s)) for s in size]
     several = list(given) if isinstance(given, (list, tuple)) else [given] * len(size)
-    whole = all(isinstance(v, (int, float)) and not isinstance(v, bool) and v == int(v) >= 1 for v in several)
+    whole = all(
+        isinstance(v, Real) and not isinstance(v, bool) and float(v).is_integer() and float(v) > 0 for v in several
+    )
     if not whole or len(several) != len(size):
         raise OptionError(f"{name}={given!r}: a whole number above 0 is needed, or {len(size)} of them, one an axis.")
     return [min(int(v), s) for v, s in zip(several, size, strict=True)]

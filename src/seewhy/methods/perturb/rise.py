@@ -9,6 +9,7 @@ from seewhy.maps import resample
 from seewhy.types import Attribution, Baseline, Between, ScoresHiding
 
 from ..gradients.moments import Moments, add, mean
+from .lime import enough
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +34,8 @@ def rise(
 
     Petsiuk et al. 2018, eq. 6 and section 3.2, for masks in pairs m and 1 - m: mean of (y(m) - y(1 - m)) (m - 1/2),
     which is their mean of y m over that of m, minus the mean score. Unbiased for any number of masks. Signed, in units
-    of the score; `stderr` is the standard error of that mean over pairs.
+    of the score; `stderr` is the standard error of that mean over pairs: value ± 1.96 stderr holds the truth 93 to 97
+    times of 100 from 60 masks on.
 
     Args:
         x: the input.
@@ -68,10 +70,10 @@ def rise(
             found, error = mean(moments)
             if tolerance is None or (far := _relative(found, error)) <= tolerance:
                 break
-            if number >= LIMIT * samples:
+            if 2 * number >= LIMIT * samples:
                 notes.append(f"sample {n}: after {2 * number} masks the standard error is {far:.3g} of the range")
                 break
-            number = min(LIMIT * samples, max(number + BLOCK, int(number * min(4.0, 1.1 * (far / tolerance) ** 2))))
+            number = enough(number, far, tolerance, (LIMIT * samples + 1) // 2)
         values.append(found.unsqueeze(1))
         errors.append(error.unsqueeze(1))
         counts.append(2 * number)

@@ -30,7 +30,7 @@ def segmented(x: Inputs, given: Any, features: int, layout: str | None) -> tuple
 
     size = tuple(x.shape[2:])
     if not isinstance(given, str):
-        return _given(torch.as_tensor(given), len(x), size), ()
+        return _given(given, len(x), size), ()
     if layout == "NF":
         return torch.arange(size[0]).expand(len(x), -1).contiguous(), ()
     if given == "grid" or (given == "superpixels" and len(size) == 1):
@@ -41,9 +41,15 @@ def segmented(x: Inputs, given: Any, features: int, layout: str | None) -> tuple
     return torch.stack([_superpixels(sample, features, n) for n, sample in enumerate(x)]), ()
 
 
-def _given(labels: Tensor, count: int, size: tuple[int, ...]) -> Tensor:
+def _given(given: Any, count: int, size: tuple[int, ...]) -> Tensor:
     import torch
 
+    try:
+        labels = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        raise OptionError(
+            f"segments of type {type(given).__name__}: 'superpixels', 'grid' or whole numbers are needed."
+        ) from None
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise OptionError(f"segments are {labels.dtype}: whole numbers are needed, one a position.")
     if tuple(labels.shape) not in (size, (count, *size)):
@@ -81,7 +87,7 @@ def _superpixels(sample: Tensor, features: int, n: int) -> Tensor:
     labels: Tensor = torch.unique(torch.from_numpy(found.astype("int64")), return_inverse=True)[1]
     if int(labels.max()) == 0 and features > 1:
         raise InputError(
-            f"the superpixels of sample {n} are one segment (a picture without edges, or too small for {features}): "
+            f"the superpixels of sample {n} are one segment (of noise, or of a picture too small for {features}): "
             "use segments='grid', or give your own."
         )
     return labels

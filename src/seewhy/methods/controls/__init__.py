@@ -1,0 +1,1 @@
+"""Maps that know nothing of the network: every test of a map must tell them from a method."""
