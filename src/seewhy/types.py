@@ -278,6 +278,20 @@ class Explanation:
     _repr_png_: ClassVar[Callable[..., bytes]]
 
 
+class Alike(NamedTuple):
+    """How alike maps of the trained network and of a randomised one are: means over inputs and draws.
+
+    Spearman's rank correlation of absolute maps, of the same input with its 95 % interval, of different inputs, and of
+    the same input with what the input forces taken out.
+    """
+
+    same: float
+    low: float
+    high: float
+    chance: float
+    partial: float
+
+
 class Finding(NamedTuple):
     """What one test found: a word, the number it rests on with its 95 % interval, and why."""
 
@@ -296,15 +310,13 @@ class Judgement:
         verdict: one word.
         reason: one sentence.
         tests: by name, see `seewhy.CHECKS`.
-        similarity: how alike the maps of the trained network and of each randomised one are: kind of network ->
-            (same input, different inputs, same input with what the input forces taken out), Spearman's rank
-            correlation of absolute maps, means over inputs and draws.
+        similarity: kind of network ("top", "half", "all", "bottom") -> how alike its maps are to the trained ones.
     """
 
     verdict: str
     reason: str
     tests: Mapping[str, Finding]
-    similarity: Mapping[str, tuple[float, float, float]]
+    similarity: Mapping[str, Alike]
 
 
 @dataclass(frozen=True)
@@ -332,8 +344,9 @@ class Evidence:
     preparation: Card | None = field(default=None, repr=False)
     seconds: float = 0.0
 
-    save: ClassVar[Callable[..., Any]]  # attached in seewhy/__init__.py
+    save: ClassVar[Callable[..., None]]  # these are attached in seewhy/__init__.py
     show: ClassVar[Callable[..., Any]]
+    _repr_png_: ClassVar[Callable[..., bytes]]
 
     def __getitem__(self, method: str) -> Judgement:
         return self.methods[method]

@@ -123,6 +123,53 @@ def activations(
             print(*files, sep="\n")
 
 
+@app.command()
+def checks(as_json: Json = False) -> None:
+    """List what 'seewhy check' asks of a map."""
+    from seewhy.evidence import CHECKS
+    from seewhy.pictures.table import table
+
+    heads = ("check", "question", "passes", "fails", "paper")
+    rows = [(f"{name} {c.title}", c.question, c.passes, c.fails, c.paper) for name, c in CHECKS.items()]
+    for row in rows if as_json else ():
+        print(json.dumps(dict(zip(heads, row, strict=True))))
+    if not as_json:
+        print(table(heads, rows))
+
+
+@app.command()
+def check(
+    inputs: Inputs,
+    method: Annotated[list[str], typer.Option(help="Repeat it for several; see 'seewhy methods'.")],
+    model: Network = "lite0",
+    target: Annotated[str | None, typer.Option(help="Class index or label (default: the best of each).")] = None,
+    level: Annotated[Literal["quick", "full"], typer.Option(help="16 inputs and 4 draws, or 64 and 8.")] = "quick",
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    out: Out = Path("seewhy-out"),
+    as_json: Json = False,
+) -> None:
+    """Say whether the maps of some methods depend on what the network learnt; write the numbers and a figure."""
+    import seewhy
+
+    for name in method:
+        if name not in METHODS:
+            raise unknown("method", name, METHODS)
+    folder = writable(out)
+    network = seewhy.load(model)
+    aim = _targets([target] if target else None)
+    found = seewhy.check(network, network.prepare(inputs), method, target=aim, level=level, seed=seed)
+    files = [folder / "check.json", folder / "check.png"]
+    for file in files:
+        found.save(file)
+    if as_json:
+        for name, one in found.methods.items():
+            print(json.dumps({"method": name, "verdict": one.verdict, "reason": one.reason,
+                              "files": [str(f) for f in files]}))  # fmt: skip
+    else:
+        print(found)
+        print(*files, sep="\n")
+
+
 def explain(
     inputs: list[str],
     model: str,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seewhy.types import Finding, Judgement
+from seewhy.types import Alike, Finding, Judgement
 
 from .bootstrap import Interval, two_way
 
@@ -70,7 +71,7 @@ def judge(found: Similarities, *, several: int, seed: int, needed: int) -> Judge
     if n < FEW:
         reason = f"{n} input{'s' * (n > 1)}: at least {FEW} are needed for an interval, {needed} are recommended"
         tests = {name: Finding("INCONCLUSIVE", np.nan, np.nan, np.nan, reason) for name in ("T0", "T1", "T2", "T3")}
-        return Judgement("INCONCLUSIVE", reason, tests, _means(found))
+        return Judgement("INCONCLUSIVE", reason, tests, _means(found, seed))
 
     def excess(kind: str) -> Interval:
         same, cross = found.same[kind], found.cross[kind]
@@ -83,7 +84,7 @@ def judge(found: Similarities, *, several: int, seed: int, needed: int) -> Judge
         return two_way(statistic, n, draws, share=share, seed=seed)
 
     def mean(values: np.ndarray) -> Interval:
-        return two_way(lambda i, d: float(values[np.ix_(i, d)].mean()), n, values.shape[1], share=share, seed=seed)
+        return two_way(partial(_mean, values), n, values.shape[1], share=share, seed=seed)
 
     tests = {"T0": _informative(found, mean)}
     chance = _off_diagonal(found.cross["top"], np.arange(n), np.arange(draws))
@@ -97,7 +98,11 @@ def judge(found: Similarities, *, several: int, seed: int, needed: int) -> Judge
     tests["T2"] = _cascade(gone, bottom, confounded)
     tests["T3"] = _classes(found, mean, confounded)
     verdict, reason = _word(tests, confounded)
-    return Judgement(verdict, reason, tests, _means(found))
+    return Judgement(verdict, reason, tests, _means(found, seed))
+
+
+def _mean(values: np.ndarray, i: np.ndarray, d: np.ndarray) -> float:
+    return float(values[np.ix_(i, d)].mean())
 
 
 def _off_diagonal(cross: np.ndarray, i: np.ndarray, d: np.ndarray) -> float:
@@ -112,7 +117,9 @@ def _informative(found: Similarities, mean: Mean) -> Finding:
     gain = mean(found.gain[:, None])
     if gain.low > 0:
         return Finding("PASS", *gain, "deleting by the map lowers the score faster than by its shuffled self")
-    return Finding("FAIL", *gain, "deleting by the map is no better than by its shuffled self")
+    if gain.high <= 0:
+        return Finding("FAIL", *gain, "deleting by the map is no better than by its shuffled self")
+    return Finding("INCONCLUSIVE", *gain, "deleting by the map is not seen to be better than by its shuffled self")
 
 
 def _top(e: Interval, part: Interval) -> tuple[Finding, bool]:
@@ -166,14 +173,12 @@ def _word(tests: Mapping[str, Finding], confounded: bool) -> tuple[str, str]:
     )
 
 
-def _means(found: Similarities) -> dict[str, tuple[float, float, float]]:
+def _means(found: Similarities, seed: int) -> dict[str, Alike]:
     n = next(iter(found.same.values())).shape[0]
     everything = np.arange(n)
-    return {
-        kind: (
-            float(same.mean()),
-            _off_diagonal(found.cross[kind], everything, np.arange(same.shape[1])),
-            float(found.partial[kind].mean()),
-        )
-        for kind, same in found.same.items()
-    }
+    alike = {}
+    for kind, same in found.same.items():
+        mean = two_way(partial(_mean, same), n, same.shape[1], share=0.95, seed=seed)
+        chance = _off_diagonal(found.cross[kind], everything, np.arange(same.shape[1]))
+        alike[kind] = Alike(*mean, chance, float(found.partial[kind].mean()))
+    return alike

@@ -80,7 +80,7 @@ def figure(
         draw_input(line[0], picture)
         _title(line[0], "Input" if len(rows) == 1 else caption(first, n, k))
         for axis, e in zip(line[1:], every, strict=True):
-            _draw_map(axis, e.maps[n, k], where, picture, cmap, alpha, percentile)
+            draw_map(axis, e.maps[n, k], where, picture, cmap, alpha, percentile)
             named = f"{e.title}, {e.feature_layer}" if alike and e.feature_layer else e.title
             _title(axis, named + ("" if where is None else f", slice {where}"))
     over = title if title is not None else caption(first, 0, 0) if len(rows) == 1 else None
@@ -165,9 +165,10 @@ def draw_input(axis: Axes, picture: NDArray[np.float64]) -> None:
         axis.axis("off")
 
 
-def _draw_map(
+def draw_map(
     axis: Axes, values: Tensor, where: int | None, picture: Any, cmap: Any, alpha: float | None, percentile: float
 ) -> None:
+    """A map [*S] in its own colours, or over the picture; a slice of a volume, the line of a sequence."""
     heat = values.double().numpy()
     low, high = float(heat.min()), float(np.percentile(heat, percentile))
     high = high if high > low else float(heat.max())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from seewhy.types import Baseline, Inputs, Model
 
 
-BLUR = 10  # a tenth of the longest side leaves colours and no shapes
+BLUR = 20
 
 
 def path(model: Any, x: Any, baseline: Baseline = None, steps: int = 25) -> Float[Tensor, "steps N C *S"]:
@@ -124,7 +124,7 @@ def _blurred(x: Inputs) -> Inputs:
     """Each channel smoothed by a Gaussian."""
     from skimage.filters import gaussian
 
-    sigma = (0, 0, *[max(x.shape[2:]) / BLUR] * (x.ndim - 2))
+    sigma = (0, 0, *[max(2.0, max(x.shape[2:]) / BLUR)] * (x.ndim - 2))  # small pictures too lose their shapes
     smooth = gaussian(x.cpu().double().numpy(), sigma, mode="reflect")  # type: ignore[no-untyped-call]
     return torch.from_numpy(smooth).to(x)
 
