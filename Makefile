@@ -11,8 +11,8 @@ test: .venv/dev lint
 	$(BIN)/python -m pytest
 
 lint: .venv/dev
-	$(BIN)/ruff check src tests benchmarks docs
-	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/ruff check src tests benchmarks docs examples
+	$(BIN)/ruff format --check src tests benchmarks docs examples
 	$(BIN)/mypy
 
 # which acceptance rows have a passing test, and which have none
@@ -44,4 +44,4 @@ conformance: .venv/dev
 	touch $@
 
 clean:
-	rm -rf .venv seewhy-demo
+	rm -rf .venv seewhy-demo seewhy-out

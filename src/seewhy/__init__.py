@@ -14,6 +14,7 @@ from .methods import METHODS
 from .types import Activations, Card, Evidence, Explanation, Layers, Model, Prediction
 
 if TYPE_CHECKING:
+    from . import pictures as pictures
     from . import testing as testing
     from .evidence import CHECKS as CHECKS
     from .evidence.check import check as check
@@ -39,6 +40,7 @@ _WHERE = {
     "layers": "trace.layers:layers",
     "load": "models:load",
     "path": "trace.path:path",
+    "pictures": "pictures:",
     "smooth": "methods.averaged:smooth",
     "tta": "methods.averaged:tta",
     "randomize": "evidence.randomize:randomize",

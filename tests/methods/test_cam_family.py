@@ -144,6 +144,7 @@ def test_contrast_targets_work_with_all(name):
         assert (e.scaled[:, 0] - e.scaled[:, 1]).abs().max() > 1e-3
 
 
+@pytest.mark.row(149)
 def test_together_is_as_alone():
     net, x = classifier(), noise(3, 3, 8, 9)
     together = seewhy.explain(net, x, [*FAMILY, "gradient", "guided_backprop"], target=[2, 0])

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from seewhy import maps
 from seewhy.errors import ModelError, OptionError, choose
 from seewhy.methods import METHODS
 from seewhy.methods.averaged import Averaged
@@ -22,27 +20,21 @@ from seewhy.models import wrap
 from seewhy.trace import question
 from seewhy.trace.forward import quiet, ready, run
 from seewhy.trace.layout import own
-from seewhy.trace.outputs import join, tensors
-from seewhy.trace.path import resolve_baseline
+from seewhy.trace.outputs import join
 from seewhy.trace.predict import probabilities
-from seewhy.trace.watch import told
 from seewhy.types import Can, Card, Evidence, Judgement
 
 from .deletion import gain
-from .randomize import drawn, rows_of, settle
-from .similarity import Ranked, partial, ranked, ranks
-from .verdict import FEW, GONE, MEANING, OTHER_CLASS, SAME_CLASS, STAYS, Similarities, judge
+from .networks import networks
+from .table import Table
+from .verdict import GONE, MEANING, OTHER_CLASS, SAME_CLASS, STAYS, judge
 
 if TYPE_CHECKING:
     from seewhy.types import Explanation, Inputs, Model
 
 LEVELS = {"quick": (16, 4, 8), "full": (64, 8, 16)}  # inputs, draws, steps of a deletion
 CONTROLS = ("edges", "random", "centre")
-KINDS = ("top", "half", "all", "bottom")
-ALIVE = 30.0  # how far the spread of the layers' outputs may be from the trained ones, as a factor
-ALIKE = 0.5  # rank correlation of the scores, above which a network without learnt weights still answers as before
 BATCH = 8
-COUNTED = 2  # inputs on which the spread of the layers is looked at
 
 
 class Question(NamedTuple):
@@ -52,6 +44,7 @@ class Question(NamedTuple):
     fixed: Any  # for the others: the class alone
     labels: tuple[str, ...]
     no_classes: str  # why there are no rivals
+    classes: int = 0
 
 
 def check(
@@ -107,14 +100,17 @@ def check(
         trained = maps_of(model, asking.target, seed, everything)
         drawing = [m for m in everything if _draws(m)]
         again = {e.method: e for e in (maps_of(model, asking.fixed, seed + 1, drawing) if drawing else ())}
-        table = _Table(model, inputs, trained, again, draws)
+        table = Table(model, inputs, trained, again, draws)
         problem = ""
-        for kind, draw, network, trouble in _networks(model, inputs, draws, seed):
-            problem = problem or trouble
+        for net in networks(model, inputs, draws, seed, heads=not callable(asking.fixed)):
+            problem = problem or net.trouble
+            aim = asking.fixed
+            if len(net.draws) > 1 and not callable(aim):
+                aim = aim + torch.tensor(net.draws) * asking.classes
             try:
-                table.add(kind, draw, maps_of(network, asking.fixed, seed + 2 + draw, everything))
+                table.add(net, maps_of(net.model, aim, seed + 2 + net.draws[0], everything))
             except ModelError as error:
-                problem = problem or f"the network with {kind} drawn anew cannot be explained: {error}"
+                problem = problem or f"a network with {net.kind} drawn anew cannot be explained: {error}"
         gains = {
             e.method: gain(model, inputs, e.maps[:, 0], asking.fixed, steps, seed, advance)
             for e in trained
@@ -173,154 +169,17 @@ def _question(model: Model, x: Inputs, target: Any, seed: int) -> Question:
     classes = totals.shape[1]
     _, already = probabilities(output, model)
     if classes == 1:
-        return Question(chosen, chosen, labels, "there is one score only")
+        return Question(chosen, chosen, labels, "there is one score only", 1)
     if classes == 2 and already:
         why = "two probabilities sum to one, so their absolute maps are equal by algebra"
-        return Question(chosen, chosen, labels, why)
+        return Question(chosen, chosen, labels, why, 2)
     rivals = totals.scatter(1, chosen, -torch.inf).argmax(1, keepdim=True)
     if classes > 2:
         draw = np.random.default_rng((seed, 5))
         third = [int(draw.choice([c for c in range(classes) if c not in row])) for row in
                  torch.cat([chosen, rivals], 1).tolist()]  # fmt: skip
         rivals = torch.cat([rivals, torch.tensor(third)[:, None]], 1)
-    return Question(torch.cat([chosen, rivals], 1), chosen, labels, "")
-
-
-def _networks(model: Model, x: Inputs, draws: int, seed: int) -> Iterator[tuple[str, int, Model, str]]:
-    """Kind, draw, the randomised network, and what is wrong with it; one at a time.
-
-    Weights come from the layers' own initialisers. Where that leaves the network dead, the trained values are shuffled
-    instead.
-    """
-    rows = [owned for _, owned in rows_of(model, own(x[:1], model.layout)) if owned]
-    if not rows:
-        raise ModelError(f"{model.name} has no weights that could be drawn anew.")
-    half = len(rows) // 2
-    parts = {"top": rows[-1:], "half": rows[half:], "all": rows, "bottom": rows[:-1]}
-    usual = _spreads(model, x)
-    scores = _scores(model, x)
-    for draw in range(draws):
-        for kind, part in parts.items():
-            names = {name for owned in part for name in owned}
-            behind = rows[rows.index(part[0]) :] if part else []
-            layers = {name.rpartition(".")[0] for owned in behind for name in owned}
-            for how in ("init", "permute"):
-                twin = drawn(model, names, how, seed + 1 + draw)
-                settle(twin, layers, own(x, model.layout))
-                trouble = _dead(usual, _spreads(twin, x))
-                if not trouble:
-                    break
-            if not trouble and kind == "all" and scores.shape[1] >= FEW:
-                alike = float((ranks(scores) * ranks(_scores(twin, x))).sum(-1).mean())
-                if alike > ALIKE:
-                    trouble = f"without learnt weights the scores still rank as before ({alike:.2f} > {ALIKE})"
-            yield kind, draw, twin, trouble
-
-
-def _scores(model: Model, x: Inputs) -> Tensor:
-    with quiet(model), torch.no_grad():
-        output = join([run(model, part, graph=False).output for part in x.split(BATCH)])
-    first = next(iter(tensors(output)))
-    return first.detach().cpu().flatten(1)[:, :10000]
-
-
-def _spreads(model: Model, x: Inputs) -> list[float]:
-    """The standard deviation of what each layer gives, and last that of the output over inputs."""
-    found: list[float] = []
-
-    def tell(_name: str, layer: Any, output: Any) -> None:
-        first = next(iter(tensors(output)), None)
-        if layer is not None and first is not None and first.is_floating_point() and first.numel() > 1:
-            found.append(float(first.detach().std()))
-
-    assert model.module is not None
-    with quiet(model), torch.no_grad(), told(model.module, tell):
-        output = model.forward(own(x[:COUNTED], model.layout))
-    last = next(iter(tensors(output))).detach()
-    return [*found, float(last.std(0).mean()) if len(last) > 1 else float(last.std())]
-
-
-def _dead(usual: list[float], now: list[float]) -> str:
-    """What is wrong with a randomised network; nothing, if it is alive."""
-    if not np.isfinite(now).all():
-        return "with its weights drawn anew the network gives NaN or infinite values"
-    if usual[-1] > 0 and now[-1] == 0:
-        return "with its weights drawn anew the network gives the same for every input"
-    factors = [b / a for a, b in zip(usual, now, strict=False) if a > 0]
-    typical = float(np.median(factors)) if factors else 1.0
-    if not 1 / ALIVE <= typical <= ALIVE:
-        return f"with its weights drawn anew the layers' outputs are {typical:.2g} times as wide: the network is dead"
-    return ""
-
-
-class _Table:
-    """Similarities as they come in; ranks of the trained maps are kept, those of the others are not."""
-
-    def __init__(
-        self, model: Model, x: Inputs, trained: list[Explanation], again: dict[str, Explanation], draws: int
-    ) -> None:
-        n = len(x)
-        flat = {e.method: e.maps.abs().flatten(2) for e in trained}
-        self.maps = {name: [ranked(one) for one in found.unbind(1)] for name, found in flat.items()}  # class by class
-        self.forced = {e.method: ranked(_forced(model, x, e)) for e in trained}
-        self.own = {e.method: _products(self.maps[e.method][0], again.get(e.method)) for e in trained}
-        self.same = {name: {k: np.zeros((n, draws)) for k in KINDS} for name in self.maps}
-        self.partial = {name: {k: np.zeros((n, draws)) for k in KINDS} for name in self.maps}
-        self.cross = {name: {k: np.zeros((n, n, draws)) for k in KINDS} for name in self.maps}
-        self.shown = {e.method: {"trained": e.maps[:, 0]} for e in trained}
-        self.constant: dict[str, list[int]] = {name: [0, 0] for name in self.maps}
-
-    def add(self, kind: str, draw: int, found: list[Explanation]) -> None:
-        """The maps of one randomised network."""
-        for e in found:
-            drawn_map, trained = ranked(e.maps[:, 0].abs().flatten(1)), self.maps[e.method][0]
-            cross = trained.ranks @ drawn_map.ranks.T
-            self.cross[e.method][kind][:, :, draw] = cross.numpy()
-            self.same[e.method][kind][:, draw] = cross.diagonal().numpy()
-            self.partial[e.method][kind][:, draw] = partial(trained, drawn_map, self.forced[e.method])
-            self.constant[e.method][0] += int((drawn_map.ranks == 0).all(1).sum())
-            self.constant[e.method][1] += len(drawn_map.maps)
-            if draw == 0:
-                self.shown[e.method][kind] = e.maps[:, 0]
-
-    def similarities(self, name: str, gained: np.ndarray | None, no_classes: str) -> Similarities:
-        """All that is known of one method."""
-        first, *others = self.maps[name]
-        forced = self.forced[name]
-        return Similarities(
-            same=self.same[name],
-            cross=self.cross[name],
-            partial=self.partial[name],
-            self=self.own[name],
-            other=np.stack([(first.ranks * o.ranks).sum(1).numpy() for o in others], 1) if others else None,
-            other_partial=np.stack([partial(first, o, forced) for o in others], 1) if others else None,
-            gain=gained,
-            no_classes=no_classes,
-        )
-
-    def notes(self) -> list[str]:
-        """Maps that show nothing."""
-        return [
-            f"{name}: {none} of {count} maps of the randomised networks are constant; they count as different"
-            for name, (none, count) in self.constant.items()
-            if none > 0.05 * count
-        ]
-
-
-def _products(first: Ranked, again: Explanation | None) -> np.ndarray:
-    """Self-similarity of a method that draws; 1 for the others."""
-    if again is None:
-        return np.ones(len(first.maps))
-    found: np.ndarray = (first.ranks * ranks(again.maps[:, 0].abs().flatten(1))).sum(1).numpy()
-    return found
-
-
-def _forced(model: Model, x: Inputs, e: Explanation) -> Tensor:
-    """How far the input is from the method's baseline, at the map's resolution [N, P]: what a product forces."""
-    start = resolve_baseline(model, x, e.options["baseline"])[0] if "baseline" in e.options else 0.0
-    away = (x - start).abs().sum(1, keepdim=True).cpu()
-    size = e.maps.shape[2:]
-    return (away if away.shape[2:] == size else maps.resample(away, size, "linear")).flatten(1).clamp(min=0)
+    return Question(torch.cat([chosen, rivals], 1), chosen, labels, "", classes)
 
 
 def _wrong(judged: dict[str, Judgement]) -> str:

@@ -82,6 +82,14 @@ def survey(model: Model, x: Inputs, end: str | None) -> Survey:
     return found
 
 
+def inherit(model: Model, twin: Model) -> None:
+    """What is known of a network holds for a copy with other weights too: it reads the same layers."""
+    assert model.module is not None and twin.module is not None
+    parts = [ref(part) for part in (twin.forward, *twin.module.modules())]
+    known = {key: found._replace(parts=parts) for key, found in _remembered.get(model.module, {}).items()}
+    _remembered[twin.module] = known
+
+
 def _surveyed(model: Model, x: Inputs, end: str | None) -> Survey:
     steps, outputs, leaf = recorded(model, x, end)
     ends = [t.grad_fn for t in outputs if t.grad_fn is not None]
