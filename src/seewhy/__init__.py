@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, ModelError, OptionError, SeewhyError, UnknownNameError
 from .methods import METHODS
-from .types import Activations, Card, Evidence, Explanation, Layers, Model, Prediction
+from .types import Activations, Card, Comparison, Evidence, Explanation, Layers, Measured, Model, Prediction
 
 if TYPE_CHECKING:
     from . import pictures as pictures
     from . import testing as testing
     from .evidence import CHECKS as CHECKS
     from .evidence.check import check as check
+    from .evidence.measure import compare as compare
+    from .evidence.measure import measure as measure
     from .evidence.randomize import randomize as randomize
     from .methods.averaged import smooth as smooth
     from .methods.averaged import tta as tta
@@ -36,9 +38,11 @@ _WHERE = {
     "CHECKS": "evidence:CHECKS",
     "activations": "trace.layers:activations",
     "check": "evidence.check:check",
+    "compare": "evidence.measure:compare",
     "explain": "methods.explain:explain",
     "layers": "trace.layers:layers",
     "load": "models:load",
+    "measure": "evidence.measure:measure",
     "path": "trace.path:path",
     "pictures": "pictures:",
     "smooth": "methods.averaged:smooth",
@@ -54,10 +58,12 @@ __all__ = [
     "METHODS",
     "Activations",
     "Card",
+    "Comparison",
     "Evidence",
     "Explanation",
     "InputError",
     "Layers",
+    "Measured",
     "Model",
     "ModelError",
     "OptionError",
@@ -98,6 +104,11 @@ Explanation.show = _attached("pictures:show")
 Explanation.save = _attached("pictures:save")
 Explanation.load = staticmethod(lambda file: _fetch("pictures:load")(file))
 Explanation._repr_png_ = _attached("pictures:png")
+Comparison.__str__ = _attached("pictures.comparison:text")  # type: ignore[method-assign]
+Comparison.show = _attached("pictures.comparison:sheet")
+Comparison.save = _attached("pictures.comparison:save")
+Comparison._repr_png_ = _attached("pictures.comparison:picture")
+Measured.__str__ = _attached("pictures.comparison:measured")  # type: ignore[method-assign]
 Evidence.__str__ = _attached("pictures.evidence:text")  # type: ignore[method-assign]
 Evidence.show = _attached("pictures.evidence:show")
 Evidence.save = _attached("pictures.evidence:save")

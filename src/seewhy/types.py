@@ -350,3 +350,48 @@ class Evidence:
 
     def __getitem__(self, method: str) -> Judgement:
         return self.methods[method]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one check says of an explanation; prints as a line.
+
+    Attributes:
+        check: its name.
+        method: whose explanation it is.
+        values: [N, K]; NaN where it is undefined, as for constant maps.
+        stderr: standard error of each, where the check draws, else None.
+        mean: over samples and targets; `low` and `high` bound it with 95 % (from five samples on, else NaN).
+        better: "low", "high", or nothing.
+        notes: what a reader must know.
+    """
+
+    check: str
+    method: str
+    values: Tensor
+    stderr: Tensor | None
+    mean: float
+    low: float
+    high: float
+    better: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several methods on the same inputs; prints as a table.
+
+    Attributes:
+        maps: one explanation a method.
+        methods: their names.
+        agreement: [methods, methods, 3]: rank correlation of absolute maps, and the bounds of its 95 % interval over
+            samples (NaN for fewer than five).
+    """
+
+    maps: tuple[Explanation, ...]
+    methods: tuple[str, ...]
+    agreement: np.ndarray
+
+    save: ClassVar[Callable[..., None]]  # these are attached in seewhy/__init__.py
+    show: ClassVar[Callable[..., Any]]
+    _repr_png_: ClassVar[Callable[..., bytes]]

@@ -8,13 +8,20 @@ __all__ = ["CHECKS", "Check"]
 
 
 class Check(NamedTuple):
-    """One test of a method on a network."""
+    """One line of the table: a part of `seewhy.check`, with a word, or a number of `seewhy.measure`."""
 
     title: str
     question: str
     passes: str
     fails: str
     paper: str
+    better: str = ""  # of a number: "low" or "high"
+    where: str = ""  # of a number: who measures it
+    needs_order: bool = True  # whether a map that is the same everywhere has none
+
+
+def _number(title: str, question: str, better: str, where: str, paper: str, *, needs_order: bool = True) -> Check:
+    return Check(title, question, "", "", paper, better, f"evidence.{where}", needs_order)
 
 
 CHECKS: dict[str, Check] = {
@@ -37,5 +44,41 @@ CHECKS: dict[str, Check] = {
         "Class contrast", "Does the map of another class differ?",
         "similarity below 0.90 of what two runs of the method share", "above 0.95 of it",
         "Sixt et al. 2020, sec. 4",
+    ),
+    "deletion": _number(
+        "Deletion", "How high is the score while the most important is hidden first?", "low", "curves:deletion",
+        "Petsiuk et al. 2018, sec. 4.1",
+    ),
+    "insertion": _number(
+        "Insertion", "How high is the score while the most important is shown first?", "high", "curves:insertion",
+        "Petsiuk et al. 2018, sec. 4.1",
+    ),
+    "road": _number(
+        "ROAD", "As deletion, with what is hidden filled in from its neighbours", "low", "curves:road",
+        "Rong et al. 2022, sec. 4",
+    ),
+    "infidelity": _number(
+        "Infidelity", "Does the map say what small changes do to the score?", "low", "nearby:infidelity",
+        "Yeh et al. 2019, def. 2.1",
+    ),
+    "sensitivity": _number(
+        "Sensitivity", "How far does the map change when the input moves a little?", "low", "nearby:sensitivity",
+        "Yeh et al. 2019, def. 3.1", needs_order=False,
+    ),
+    "stability": _number(
+        "Stability", "Do noisy copies of the input get the same map?", "high", "nearby:stability",
+        "Alvarez-Melis and Jaakkola 2018, sec. 2",
+    ),
+    "completeness": _number(
+        "Completeness", "Do the parts sum to what they promise?", "low", "nearby:completeness",
+        "Sundararajan et al. 2017, prop. 1", needs_order=False,
+    ),
+    "pointing": _number(
+        "Pointing game", "Does the largest value lie where the answer is known to be?", "high", "truth:pointing",
+        "Zhang et al. 2018, sec. 4.1",
+    ),
+    "energy": _number(
+        "Energy", "How much of the map lies where the answer is known to be?", "high", "truth:energy",
+        "Wang et al. 2020, sec. 4.3",
     ),
 }  # fmt: skip

@@ -115,7 +115,7 @@ def _strata(count: int, pairs: int, uniform: Callable[..., Tensor]) -> list[Stra
         rows = torch.cat([s.kept for s in found]).double() - 0.5
         rows -= rows.mean(1, keepdim=True)
         # a few may leave a direction open, and what is fitted would be wrong without any residual
-        if torch.linalg.matrix_rank(rows.T @ rows, hermitian=True) == count - 1:
+        if torch.linalg.matrix_rank(rows.T @ rows, rtol=1e-9, hermitian=True) == count - 1:
             return found
     raise AssertionError
 
@@ -192,7 +192,8 @@ def _solve(strata: list[Stratum], y: Tensor, total: Tensor) -> tuple[Tensor, Ten
     even = total / count
     centred = rows - rows.mean(1, keepdim=True)
     target = half - rows.sum(1, keepdim=True) * even
-    inverse = torch.linalg.pinv(centred.T @ (weights[:, None] * centred), hermitian=True)
+    gram = centred.T @ (weights[:, None] * centred)
+    inverse = torch.linalg.inv(gram + gram.trace() / count**2)  # the open direction is closed; nothing points there
     found = inverse @ (centred.T @ (weights[:, None] * target))
     left = target - centred @ found
     pull = (weights[:, None] * centred) @ inverse  # [m, F]

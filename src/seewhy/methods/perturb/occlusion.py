@@ -107,11 +107,11 @@ def feature_ablation(
     for n, labels in enumerate(cast("Tensor", segments)):
         count = int(labels.max()) + 1
         left = yield ScoresHiding(count, one_each(labels), cast("Tensor", mask_value), row=n)
-        falls = (score[n] - left[:, 0]).T
+        falls = (score[n] - left[:, 0]).T.double().cpu()
         values.append(paint(falls, labels))
         importances.append(falls)
     extras = {"segments": cast("Tensor", segments), "importances": padded(importances)}
-    return Attribution(torch.stack(values), extras=extras)
+    return Attribution(torch.stack(values).to(x), extras=extras)
 
 
 def padded(rows: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,102 @@
+"""measure(): one number an explanation, with its error; and compare(): how far methods agree."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+
+from seewhy.errors import OptionError, unknown
+from seewhy.maps import spread
+from seewhy.methods.explain import explain
+from seewhy.models import wrap
+from seewhy.types import Comparison, Explanation, Measured
+
+from . import CHECKS
+from .bootstrap import two_way
+from .similarity import ranks
+from .verdict import FEW
+
+
+def measure(model: Any, explanation: Explanation, check: str, **options: Any) -> Measured:
+    """What one check says of an explanation: a number for each sample and target, with an interval for their mean.
+
+    Args:
+        model: the network that was explained.
+        explanation: of `explain`, for classes.
+        check: a name of `seewhy.CHECKS` that measures ("deletion", "infidelity", ...).
+        **options: the check's own, see its docstring in docs/verdicts.md.
+
+    Raises:
+        UnknownNameError: no such check or option.
+        OptionError: it is a part of `seewhy.check`, or cannot be had from this explanation.
+    """
+    if check not in CHECKS:
+        raise unknown("check", check, CHECKS)
+    line = CHECKS[check]
+    if not line.where:
+        raise OptionError(f"{check} compares networks: it is a part of seewhy.check(model, x, methods).")
+    module, name = line.where.split(":")
+    kernel = getattr(import_module(f"seewhy.{module}"), name)
+    known = [p.name for p in inspect.signature(kernel).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for key in options:
+        if key not in known:
+            raise unknown(f"option of {check}", key, known)
+    values, stderr = kernel(wrap(model), explanation, **options)
+    constant = spread(explanation.maps) == 0
+    values = values.masked_fill(constant, torch.nan) if line.needs_order else values
+    notes = tuple(f"sample {n}, target {k}: undefined" for n, k in values.isnan().nonzero().tolist())
+    mean, low, high = _interval(values.numpy())
+    return Measured(
+        check, explanation.method, values, None if stderr.isnan().all() else stderr, mean, low, high, line.better, notes
+    )
+
+
+def _interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean over all that is defined, with a 95 % interval over samples; NaN bounds for fewer than five."""
+    known = values[~np.isnan(values).all(1)]
+    if not len(known):
+        return (float("nan"),) * 3
+    mean = float(np.nanmean(known))
+    if len(known) < FEW:
+        return mean, float("nan"), float("nan")
+    return tuple(two_way(partial(_mean, known), len(known), 1, share=0.95, seed=0))  # type: ignore[return-value]
+
+
+def _mean(values: np.ndarray, i: np.ndarray, _draws: np.ndarray) -> float:
+    return float(np.nanmean(values[i]))
+
+
+def compare(model: Any, x: Any, methods: Sequence[Any], **options: Any) -> Comparison:
+    """Several methods on the same inputs, and how far they agree: rank correlation of absolute maps.
+
+    Agreement says nothing of who is right: methods may share a fault.
+
+    Args:
+        model: a network, or a wrapped one.
+        x: a batch, or what the model's `prepare` takes.
+        methods: at least two, as for `explain`.
+        **options: of `explain`.
+
+    Raises:
+        OptionError: fewer than two methods.
+    """
+    if isinstance(methods, str) or len(methods) < 2:
+        raise OptionError(f"methods={methods!r}: at least two are compared.")
+    found = list(explain(model, x, list(methods), **options))
+    if len({e.maps.shape for e in found}) > 1:
+        raise OptionError("upsample='none' gives maps of several sizes, which cannot be compared.")
+    placed = [ranks(e.maps.abs().flatten(2)) for e in found]  # [N, K, P]
+    agreement = np.array([
+        [_interval((a * b).sum(2).masked_fill(_flat(a) | _flat(b), torch.nan).numpy()) for b in placed] for a in placed
+    ])  # fmt: skip
+    return Comparison(tuple(found), tuple(e.method for e in found), agreement)
+
+
+def _flat(placed: torch.Tensor) -> torch.Tensor:
+    return (placed == 0).all(2)
