@@ -67,6 +67,27 @@ def again(step: Step, value: Callable[[int], Any], axes: Axes, after: Axes) -> A
     return step.call(given, size, *step.args[2:], **step.kwargs)
 
 
+def in_place(step: Step, made_by: Step | None, over: Sequence[int], shapes: Shapes) -> Step:
+    """The step in the memory of its first argument, where that is new and nobody reads it again."""
+    first = step.args[0] if step.args else None
+    if not isinstance(first, At) or first.value not in over or step.reads().count(first.value) > 1:
+        return step
+    name, (gives, *_) = step.name.removeprefix("aten::"), step.gives
+    if made_by is None or made_by.name.removeprefix("aten::") not in MAKERS or name not in IN_PLACE:
+        return step
+    if gives is None or shapes[gives] != shapes[first.value]:
+        return step
+    packet = getattr(torch.ops.aten, name + "_", None)
+    call = getattr(packet, getattr(step.call, "_overloadname", ""), None)
+    return step if call is None else step._replace(call=call)
+
+
+IN_PLACE = {"relu", "hardtanh", "silu", "hardswish", "hardsigmoid", "sigmoid", "leaky_relu", "elu", "add", "mul"}
+# What gives new memory, and is not a view of anything.
+MAKERS = {
+    "convolution", "add", "mul", "sub", "native_batch_norm", "_native_batch_norm_legit_no_training", "cat",
+    "avg_pool2d", "avg_pool3d", "addmm", "mm", "relu", "hardtanh", "silu", "native_layer_norm",
+}  # fmt: skip
 VIEWS = {"view", "_unsafe_view", "reshape"}
 SIZED = {*VIEWS, "expand"}
 

@@ -15,7 +15,7 @@ from seewhy.models.tape import Step, Tape, Unrecorded, done, last_reads, record,
 from seewhy.trace.forward import out_of_memory, quiet
 from seewhy.trace.layout import own
 
-from .carry import again, carried
+from .carry import again, carried, in_place
 from .reading import put, region, shelf
 from .rules import Book, Compute, Desk, planned
 from .windows import Change, Window
@@ -154,7 +154,9 @@ def planned_out(tape: Tape, change: Change, share: float) -> Plan:
     over = last_reads(tuple(step for step, _ in done_in_windows), set(pasted))
     windowed = [Windowed(*pair, gone) for pair, gone in zip(done_in_windows, over, strict=True)]
     after = last_reads(tuple(whole), {tape.result})
-    return Plan(book, windowed, list(pasted), list(zip(whole, after, strict=True)))
+    maker = {v: step for step in whole for v in step.gives if v is not None}
+    quicker = [in_place(s, maker.get(s.reads()[0]), gone, tape.shapes) for s, gone in zip(whole, after, strict=True)]
+    return Plan(book, windowed, list(pasted), list(zip(quicker, after, strict=True)))
 
 
 def _windows(plan: Plan, desk: Desk, patch: Tensor) -> dict[int, Tensor]:
