@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,13 +19,15 @@ from seewhy.trace.layout import own
 from .carry import again, carried, in_place
 from .reading import put, region, shelf
 from .rules import Book, Compute, Desk, planned
-from .windows import Change, Window
+from .windows import Change, Window, groups
 
 if TYPE_CHECKING:
     from seewhy.types import Inputs, Model
 
 SHARE = 0.65  # of a layer in a window, above which all of it is computed
-MASKS = 16  # worked through together
+MASKS = 32  # worked through together
+FEW = 2**16  # numbers a mask; so few are gathered from all masks before they are worked on
+LATE = 512  # masks together then
 ROUNDING = 2.0**12  # units in the last place of the largest output by which two ways of computing may differ
 
 
@@ -56,7 +59,7 @@ class Prepared:
     """
 
     model: Model
-    x: Inputs
+    x: Tensor
     tape: Tape
 
     def run(
@@ -112,30 +115,70 @@ def _run(
     tape, x = prepared.tape, prepared.x
     if not tape.unchanged():
         raise Unrecorded("the weights have changed since it was prepared")
-    starts = starts.to(x.device)
-    window = Window(starts, tuple(patch.shape[2:]))
-    plan = planned_out(tape, Change(tuple(x.shape), tuple(range(2, x.ndim)), window), share)
-    masks = max(1, min(masks, len(starts), len(starts) if max_memory is None else max_memory // _bytes(plan, x)))
-    book = plan.book
-    desk = Desk({v: shelf(tape.clean(v), book.changes[v], masks) for v in book.shelved})
+    window = Window(starts.cpu().numpy().astype(np.int64), tuple(patch.shape[2:]))
+    axes = tuple(range(2, x.ndim))
+    cut = late(tape)
+    before: list[dict[int, Tensor]] = []
+    order = groups(window, x.shape[2:], masks)
+    for members in order:
+        own_window = Window(window.starts[members], window.size)
+        plan = planned_out(tape, Change(tuple(x.shape), axes, own_window), share, cut)
+        size = len(members) if max_memory is None else max(1, min(len(members), max_memory // _bytes(plan, x)))
+        desk = Desk({v: shelf(tape.clean(v), plan.book.changes[v], size) for v in plan.book.shelved})
+        for first in range(0, len(members), size):
+            desk.part = slice(first, min(first + size, len(members)))
+            here = patch if len(patch) == 1 else patch[torch.from_numpy(members[desk.part])]
+            here = here.to(x).expand(desk.part.stop - first, *patch.shape[1:])
+            before.append(_whole(plan.whole, _windows(plan, desk, here), tape))
+    joined = {v: torch.cat([b[v] for b in before]) for v in before[0]}
     made = []
-    for first in range(0, len(starts), masks):
-        desk.part = slice(first, min(first + masks, len(starts)))
-        here = patch if len(patch) == 1 else patch[desk.part]
-        here = here.to(x).expand(desk.part.stop - first, *patch.shape[1:])
-        made.append(_whole(plan, _windows(plan, desk, here)))
-    output = torch.cat(made)
+    for first in range(0, len(starts), LATE):
+        some = {v: t[first : first + LATE] for v, t in joined.items()}
+        made.append(_whole(timed(cut.steps, {tape.result}, tape), some, tape)[tape.result].squeeze(1))
+    output = torch.empty_like(torch.cat(made))
+    output[torch.from_numpy(np.concatenate(order))] = torch.cat(made)
     _check(prepared, starts, patch, output)
     return output
 
 
-def planned_out(tape: Tape, change: Change, share: float) -> Plan:
+class Cut(NamedTuple):
+    """Last steps on few numbers, best done for many masks together, and the values that they begin with."""
+
+    steps: tuple[Step, ...]
+    reads: set[int]
+
+
+def late(tape: Tape) -> Cut:
+    """The last steps, matrices times vectors mostly."""
+    first = len(tape.steps)
+    while first and _small(tape.steps[first - 1], tape):
+        first -= 1
+    steps = tape.steps[first:]
+    made = {v for step in steps for v in step.gives}
+    reads = {v for step in steps for v in step.reads()} - made
+    return Cut(steps, reads if steps else {tape.result})
+
+
+def _small(step: Step, tape: Tape) -> bool:
+    values = [*step.reads(), *(v for v in step.gives if v in tape.shapes)]
+    few = all(math.prod(tape.shapes[v]) <= FEW for v in values)
+    return few and step.name.removeprefix("aten::") in {"mm", "addmm", "view", "_unsafe_view", "relu", "clone"}
+
+
+def timed(steps: Sequence[Step], keep: set[int], tape: Tape) -> list[tuple[Step, list[int]]]:
+    """Steps, each with the values that are over after it; in the memory of what is over where that can be."""
+    after = last_reads(tuple(steps), keep)
+    maker = {v: step for step in steps for v in step.gives if v is not None}
+    return [(in_place(s, maker.get(s.reads()[0]), gone, tape.shapes), gone) for s, gone in zip(steps, after, strict=True)]
+
+
+def planned_out(tape: Tape, change: Change, share: float, cut: Cut) -> Plan:
     """Walk the tape: in windows as long as they are known and small."""
     book = Book(tape, tape.users(), {tape.source: change})
     done_in_windows: list[tuple[Step, Compute]] = []
     pasted: dict[int, None] = {}
     whole: list[Step] = []
-    for step in tape.steps:
+    for step in tape.steps[: len(tape.steps) - len(cut.steps)]:
         reads = step.reads()
         if change.share <= share and all(v in book.changes for v in reads):
             shelved = set(book.shelved)
@@ -148,15 +191,11 @@ def planned_out(tape: Tape, change: Change, share: float) -> Plan:
             book.shelved = shelved
         whole.append(step)
         pasted.update(dict.fromkeys(v for v in reads if v in book.changes))
-    if tape.result in book.changes:
-        pasted[tape.result] = None
+    pasted.update(dict.fromkeys(v for v in cut.reads if v in book.changes))
     book.shelved |= set(pasted)
     over = last_reads(tuple(step for step, _ in done_in_windows), set(pasted))
     windowed = [Windowed(*pair, gone) for pair, gone in zip(done_in_windows, over, strict=True)]
-    after = last_reads(tuple(whole), {tape.result})
-    maker = {v: step for step in whole for v in step.gives if v is not None}
-    quicker = [in_place(s, maker.get(s.reads()[0]), gone, tape.shapes) for s, gone in zip(whole, after, strict=True)]
-    return Plan(book, windowed, list(pasted), list(zip(quicker, after, strict=True)))
+    return Plan(book, windowed, list(pasted), timed(whole, cut.reads, tape))
 
 
 def _windows(plan: Plan, desk: Desk, patch: Tensor) -> dict[int, Tensor]:
@@ -186,14 +225,13 @@ def _windows(plan: Plan, desk: Desk, patch: Tensor) -> dict[int, Tensor]:
     return found
 
 
-def _whole(plan: Plan, values: dict[int, Tensor]) -> Tensor:
-    """Do the other steps on whole values, mask by mask in one batch. [M, ...]."""
-    shapes = plan.book.tape.shapes
-    for step, over in plan.whole:
-        store(step, _told(step, lambda s=step: _batched(s, values, shapes)), values)  # type: ignore[misc]
+def _whole(steps: list[tuple[Step, list[int]]], values: dict[int, Tensor], tape: Tape) -> dict[int, Tensor]:
+    """Do steps on whole values, mask by mask in one batch; gives what is not over. [M, 1, ...] each."""
+    for step, over in steps:
+        store(step, _told(step, lambda s=step: _batched(s, values, tape.shapes)), values)  # type: ignore[misc]
         for value in over:
             values.pop(value, None)
-    return values[plan.book.tape.result].squeeze(1)
+    return values
 
 
 def _batched(step: Step, values: dict[int, Tensor], shapes: Any) -> Any:

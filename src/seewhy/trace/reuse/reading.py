@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,7 +42,8 @@ def put(shelf: Shelf, fresh: Tensor, change: Change) -> None:
 
 def region(shelf: Shelf, change: Change, wanted: Window, part: slice, fill: float) -> Tensor:
     """What lies in the wanted windows of some masks. [M, ...] with the wanted size along the value's axes."""
-    starts, own = wanted.starts[part], change.window.starts[part]
+    device = shelf.rows.device
+    starts, own = tensor(wanted.starts[part], device), tensor(change.window.starts[part], device)
     rows = _rows(starts, wanted.size, own, change.window.size, change.lengths, FILLS.index(fill))
     found = shelf.rows.index_select(0, rows.flatten())
     order = _order(change)
@@ -49,8 +51,14 @@ def region(shelf: Shelf, change: Change, wanted: Window, part: slice, fill: floa
     return found.permute([order.index(a) for a in range(len(order))])
 
 
-def cut(value: Tensor, starts: Tensor, axes: Sequence[int], size: Sequence[int]) -> Tensor:
+def tensor(starts: np.ndarray, device: torch.device) -> Tensor:
+    """Starts [M, D], or [M], where the numbers lie."""
+    return torch.from_numpy(np.ascontiguousarray(starts)).to(device)
+
+
+def cut(value: Tensor, begins: np.ndarray, axes: Sequence[int], size: Sequence[int]) -> Tensor:
     """From each row of a batch its own piece: [M, ...] -> [M, ...] with the given size along the axes."""
+    starts = tensor(begins, value.device)
     for start, axis, n in zip(starts.unbind(1), axes, size, strict=True):
         shape, wide = [1] * value.ndim, list(value.shape)
         shape[0], shape[axis], wide[axis] = len(value), n, n

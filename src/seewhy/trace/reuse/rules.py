@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from seewhy.models.tape import At, Step, Tape
 
 from .carry import again, carried, elementwise
-from .reading import Shelf, cut, region, steps
+from .reading import Shelf, cut, region, steps, tensor
 from .windows import Change, Slide, Window, felt, hull, needed, same, sources, spread, union
 
 aten = torch.ops.aten
@@ -233,7 +234,7 @@ def _transposed(step: Step, book: Book, value: int, change: Change) -> Planned:
     rest = (given["weight"], given["bias"], given["stride"], [0] * dims, given["dilation"], True)
     # outputs that no input writes, beyond the last tap, hold the bias
     written = [(n - 1) * k.stride + k.span for n, k in zip(wanted.size, slides, strict=True)]
-    extra = [max(0, int(s.max()) + n - w) for s, n, w in zip(skip.unbind(1), window.size, written, strict=True)]
+    extra = [max(0, int(s.max()) + n - w) for s, n, w in zip(skip.T, window.size, written, strict=True)]
 
     def compute(desk: Desk) -> Tensor:
         made = aten.convolution(get(desk), *rest, [0] * dims, given["groups"])
@@ -273,12 +274,12 @@ def _pool(step: Step, book: Book) -> Planned | None:
             return step.call(get(desk), kernel, stride, [0] * dims, dilation, False)
 
         return Planned(maxima, (Change(shape, change.axes, window), Change(shape, change.axes, window)))
-    counts = _counts(given, slides, change.lengths, shape[2:], window.starts.device)
+    counts = _counts(given, slides, change.lengths, shape[2:], next(iter(book.tape.kept.values())).device)
 
     def means(desk: Desk) -> Tensor:
         total = step.call(get(desk), kernel, stride, [0] * dims, False, False, 1)
         for d, (count, n) in enumerate(zip(counts, window.size, strict=True)):
-            here = count[steps(window.starts[desk.part, d], n)].to(total.dtype)
+            here = count[steps(tensor(window.starts[desk.part, d], total.device), n)].to(total.dtype)
             total = total / here.view(len(here), 1, *(n if e == d else 1 for e in range(dims)))
         return total  # type: ignore[no-any-return]
 
@@ -347,16 +348,16 @@ def _resampled(step: Step, book: Book) -> Planned | None:
         return None
     weights = [_weights(step, book, value, d, lengths) for d in range(len(lengths))]
     low, high = zip(*(_touched(w, change.window, d) for d, w in enumerate(weights)), strict=True)
-    window = hull(torch.stack(low, 1), torch.stack(high, 1), after[2:])
+    window = hull(np.stack(low, 1), np.stack(high, 1), after[2:])
     low, high = zip(*(_touched(w.T, window, d) for d, w in enumerate(weights)), strict=True)
-    wanted = hull(torch.stack(low, 1), torch.stack(high, 1), lengths)
+    wanted = hull(np.stack(low, 1), np.stack(high, 1), lengths)
     get = book.read(value, change.axes, wanted)
 
     def compute(desk: Desk) -> Tensor:
         y = get(desk)
         for d, w in enumerate(weights):
-            out = steps(window.starts[desk.part, d], window.size[d])
-            into = steps(wanted.starts[desk.part, d], wanted.size[d])
+            out = steps(tensor(window.starts[desk.part, d], y.device), window.size[d])
+            into = steps(tensor(wanted.starts[desk.part, d], y.device), wanted.size[d])
             own = w[out[:, :, None], into[:, None, :]]  # [M, after, before]
             own = own.transpose(1, 2).view(len(own), *[1] * (y.ndim - 3), *own.shape[:0:-1])
             y = (y.movedim(2 + d, -1) @ own).movedim(-1, 2 + d)
@@ -374,9 +375,9 @@ def _weights(step: Step, book: Book, value: int, d: int, lengths: Sequence[int])
     return made[(0, slice(None), *(slice(None) if e == d else 0 for e in range(len(lengths))))].T.contiguous()
 
 
-def _touched(weights: Tensor, window: Window, d: int) -> tuple[Tensor, Tensor]:
+def _touched(weights: Tensor, window: Window, d: int) -> tuple[np.ndarray, np.ndarray]:
     """The first and the last row, plus one, that weighs something of the columns in each window. [M] each."""
     start, size = window.starts[:, d], window.size[d]
-    before = torch.nn.functional.pad((weights != 0).cumsum(1), (1, 0))
-    rows = (before[:, start + size] > before[:, start]).T.int()
-    return rows.argmax(1), rows.shape[1] - rows.flip(1).argmax(1)
+    before = np.pad((weights != 0).cpu().numpy().cumsum(1), ((0, 0), (1, 0)))
+    rows = (before[:, start + size] > before[:, start]).T
+    return rows.argmax(1), rows.shape[1] - rows[:, ::-1].argmax(1)
