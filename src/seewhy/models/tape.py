@@ -230,7 +230,7 @@ class _Recorder(TorchDispatchMode):
     def number(self, tensor: Tensor) -> int | None:
         """The value that a tensor is now, or None for a constant."""
         if id(tensor) in self._stale:
-            raise _Aliased("a tensor is changed in place through one view and read through another")
+            raise _Aliased("it changes a tensor in place through one view and reads it through another")
         number = self._numbers.get(id(tensor))
         if number is None and _storage(tensor) in self._aliases:
             raise Unrecorded("it makes tensors that share memory in a way torch does not tell")
@@ -261,8 +261,7 @@ class _Recorder(TorchDispatchMode):
 
     def _plain(self, func: Any, args: Any, kwargs: Any) -> Any:
         given, depends = self._given((args, kwargs))
-        if depends and torch.Tag.nondeterministic_seeded in func.tags:
-            raise Unrecorded(f"it draws random numbers ({func._schema.name})")
+        _refuse_random(func, args, kwargs)
         if depends and func is torch.ops.aten._local_scalar_dense.default:
             raise Unrecorded("what it does depends on computed values (a tensor is turned into a number)")
         output = func(*args, **kwargs)
@@ -277,7 +276,8 @@ class _Recorder(TorchDispatchMode):
         target = args[0]
         if func is torch.ops.aten.as_strided_.default:
             return self._restrided(func, args, kwargs)
-        given, depends = self._given((args, kwargs), filled=func is torch.ops.aten.copy_.default)
+        _refuse_random(func, args, kwargs)
+        given, depends = self._given((args, kwargs), filled=True)
         if not depends:
             if _storage(target) in self._used:
                 raise Unrecorded(f"it changes in place a constant that was read before ({func._schema.name})")
@@ -291,12 +291,12 @@ class _Recorder(TorchDispatchMode):
         before = self._numbers[id(target)]
         shape = tuple(target.shape)
         several = sum(isinstance(a, Tensor) for a in _flat((args, kwargs))) > 1
-        if several:  # the value may have to be pasted into; of one argument it never has
+        if several or before == 0:  # others are made again from what was before them, should they be needed
             self.kept[before] = target.clone()
         output = func(*args, **kwargs)
         if output is not target or tuple(target.shape) != shape:
             raise Unrecorded(f"{func._schema.name} changes a tensor in a way that is not known")
-        if not several:
+        if not several and before:
             self.kept.pop(before, None)
         self._stale |= self._aliases[_storage(target)] - {id(target)}
         for other in self._stale:  # what lies in the same memory was overwritten too
@@ -325,7 +325,7 @@ class _Recorder(TorchDispatchMode):
         def put(a: Any) -> Any:
             nonlocal depends
             if isinstance(a, Tensor):
-                if filled and _storage(a) in self._unfilled:
+                if filled and a is tree[0][0] and _storage(a) in self._unfilled:
                     return a
                 number = self.number(a)
                 depends |= number is not None
@@ -347,6 +347,14 @@ class _Recorder(TorchDispatchMode):
             raise Unrecorded(f"{func._schema.name} gives a {type(output).__name__}")
         gives = tuple(self._new(t) if isinstance(t, Tensor) else None for t in parts)
         self.steps.append(Step(func, tuple(args), kwargs, gives, single))
+
+
+def _refuse_random(func: Any, args: Any, kwargs: Any) -> None:
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return
+    named = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+    if "attention" not in func._schema.name or named.get("dropout_p"):
+        raise Unrecorded(f"it draws random numbers ({func._schema.name})")
 
 
 def _functional(func: Any) -> Any:

@@ -109,9 +109,7 @@ def prepare(model: Model, x: Inputs) -> Prepared | str:
             return f"it cannot be recorded: {error}"
 
 
-def _run(
-    prepared: Prepared, starts: Tensor, patch: Tensor, masks: int, share: float, max_memory: int | None
-) -> Tensor:
+def _run(prepared: Prepared, starts: Tensor, patch: Tensor, masks: int, share: float, max_memory: int | None) -> Tensor:
     tape, x = prepared.tape, prepared.x
     if not tape.unchanged():
         raise Unrecorded("the weights have changed since it was prepared")
@@ -169,7 +167,9 @@ def timed(steps: Sequence[Step], keep: set[int], tape: Tape) -> list[tuple[Step,
     """Steps, each with the values that are over after it; in the memory of what is over where that can be."""
     after = last_reads(tuple(steps), keep)
     maker = {v: step for step in steps for v in step.gives if v is not None}
-    return [(in_place(s, maker.get(s.reads()[0]), gone, tape.shapes), gone) for s, gone in zip(steps, after, strict=True)]
+    return [
+        (in_place(s, maker.get(s.reads()[0]), gone, tape.shapes), gone) for s, gone in zip(steps, after, strict=True)
+    ]
 
 
 def planned_out(tape: Tape, change: Change, share: float, cut: Cut) -> Plan:
@@ -246,7 +246,22 @@ def _batched(step: Step, values: dict[int, Tensor], shapes: Any) -> Any:
     def one(*sample: Tensor) -> Any:
         return done(step, dict(zip(order, sample, strict=True)).__getitem__)
 
-    return torch.func.vmap(one, randomness="error")(*(values[v] for v in order))
+    given = [values[v] for v in order]
+    if _has_batches(step):
+        return torch.func.vmap(one, randomness="error")(*given)
+    made = [one(*sample) for sample in zip(*given, strict=True)]
+    return (
+        torch.stack(made)
+        if step.single
+        else [None if p[0] is None else torch.stack(p) for p in zip(*made, strict=True)]
+    )
+
+
+def _has_batches(step: Step) -> bool:
+    """Whether torch knows how to do it for a batch of samples; where it does not it warns and is slow."""
+    keys = ("FuncTorchBatched", "FuncTorchBatchedDecomposition")
+    name = step.call.name()  # type: ignore[attr-defined]
+    return any(torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for key in keys)
 
 
 def _told(step: Step, call: Callable[[], Any]) -> Any:

@@ -24,7 +24,7 @@ class Shelf(NamedTuple):
 
 def shelf(clean: Tensor, change: Change, masks: int) -> Shelf:
     """Room for the clean value [1, ...] and the windows of so many masks."""
-    flat = _positions_first(clean, change).flatten(0, len(change.axes)).flatten(1)
+    flat = _positions_first(clean, change).reshape(math.prod(change.lengths), -1)
     first = len(FILLS) + len(flat)
     rows = flat.new_empty(first + masks * math.prod(change.window.size), flat.shape[1])
     for i, fill in enumerate(FILLS):

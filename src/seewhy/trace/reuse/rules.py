@@ -117,7 +117,7 @@ def _alike(step: Step, book: Book) -> Planned | None:
     axes = tuple(sorted({a for v in reads for a in book.changes[v].axes if shapes[v][a] > 1}))
     joined = _joins(step, book) or elementwise(step)
     after = (0, *axes) if joined else carried(step, (0, *axes), shapes)
-    if after is None or (elementwise(step) and carried(step, (0, *axes), shapes) is None) or not axes:
+    if after is None or after[0] != 0 or (elementwise(step) and carried(step, (0, *axes), shapes) is None) or not axes:
         return None
     if joined and not elementwise(step) and step.given.get("dim", 0) % len(shapes[reads[0]]) in after:
         return None
@@ -134,8 +134,8 @@ def _alike(step: Step, book: Book) -> Planned | None:
         local = fixed(desk) if callable(fixed) else fixed
         return again(local, values.__getitem__, (0, *axes), after)
 
-    gives = tuple(Change(_shape(step, book, i), after[1:], window) for i, v in enumerate(step.gives) if v is not None)
-    return Planned(compute, gives)
+    count = len(step.gives) if step.name.removeprefix("aten::") in SEVERAL else 1
+    return Planned(compute, tuple(Change(_shape(step, book, i), after[1:], window) for i in range(count)))
 
 
 def _joins(step: Step, book: Book) -> bool:
@@ -370,7 +370,9 @@ def _weights(step: Step, book: Book, value: int, d: int, lengths: Sequence[int])
     """[after, before] along one axis: what comes of a one at each position, the other axes being constant."""
     n = lengths[d]
     like = next(iter(book.tape.kept.values()))
-    ones = torch.eye(n, dtype=like.dtype, device=like.device).view(1, n, *(n if e == d else 1 for e in range(len(lengths))))
+    ones = torch.eye(n, dtype=like.dtype, device=like.device).view(
+        1, n, *(n if e == d else 1 for e in range(len(lengths)))
+    )
     made = step.call(ones.expand(1, n, *lengths).contiguous(), *step.args[1:], **step.kwargs)
     return made[(0, slice(None), *(slice(None) if e == d else 0 for e in range(len(lengths))))].T.contiguous()
 
