@@ -93,10 +93,9 @@ class UNet(nn.Module):
 
 
 def sound():
-    return nn.Sequential(
-        nn.Conv1d(2, 8, 5, stride=2, padding=2), nn.BatchNorm1d(8), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(8, 8, 3, dilation=2),
-        nn.GELU(), nn.AvgPool1d(2, ceil_mode=True), nn.Conv1d(8, 8, 3, groups=4), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 5),
-    )  # fmt: skip
+    first = [nn.Conv1d(2, 8, 5, stride=2, padding=2), nn.BatchNorm1d(8), nn.ReLU(), nn.MaxPool1d(2)]
+    then = [nn.Conv1d(8, 8, 3, dilation=2), nn.GELU(), nn.AvgPool1d(2, ceil_mode=True), nn.Conv1d(8, 8, 3, groups=4)]
+    return nn.Sequential(*first, *then, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 5))
 
 
 def volume():
@@ -104,6 +103,11 @@ def volume():
         nn.Conv3d(1, 6, 3, padding=1), nn.BatchNorm3d(6), nn.ReLU(inplace=True), nn.MaxPool3d(2, ceil_mode=True),
         nn.Conv3d(6, 8, 3, stride=(1, 2, 1)), nn.ELU(), nn.AvgPool3d(2, padding=1), nn.Flatten(), nn.LazyLinear(4),
     )  # fmt: skip
+
+
+def convnext():
+    blocks = [zoo.convnext.CNBlockConfig(i, o, 2) for i, o in ((16, 24), (24, 32), (32, None))]
+    return zoo.ConvNeXt(blocks, num_classes=7)
 
 
 NETWORKS = {
@@ -119,8 +123,7 @@ NETWORKS = {
     "shufflenet": (lambda: zoo.shufflenet_v2_x0_5(), (64, 64)),
     "lite0": (lambda: timm.create_model("tf_efficientnet_lite0"), (71, 64)),
     "b0": (lambda: timm.create_model("efficientnet_b0"), (64, 64)),
-    "convnext": (lambda: zoo.ConvNeXt([zoo.convnext.CNBlockConfig(i, o, 2) for i, o in ((16, 24), (24, 32), (32, None))],
-                                      num_classes=7), (64, 64)),
+    "convnext": (convnext, (64, 64)),
     "squeezenet": (lambda: zoo.squeezenet1_1(dropout=0.0), (75, 64)),
     "unet": (UNet, (45, 38)),
 }  # fmt: skip
@@ -210,34 +213,53 @@ def test_every_layout_of_channels():
     assert (prepared.run(starts, patch) - expected).abs().max() <= 1e-12
 
 
-KINDS = st.sampled_from(
-    ["conv", "max", "average", "transposed", "norm", "act", "pad", "slice", "up", "residual", "shuffle", "constant"]
-)
+def half_constant(x):
+    ramp = torch.linspace(1, 2, x.shape[3]).to(x)
+    return torch.cat([x[:, :2] * ramp, torch.ones_like(x[:, 2:])], 1) + x
+
+
+def conv(k, s, p, d, g, _):
+    return nn.Conv2d(4, 4, (k, 3), (s, 1), (p, 1), (d, 1), groups=g)
+
+
+def transposed(k, s, p, d, _, __):
+    return nn.ConvTranspose2d(4, 4, k, s, min(p, k - 1), s - 1, dilation=d, groups=2)
+
+
+# kernel, stride, padding, dilation, groups, a coin
+KINDS = {
+    "convolution": conv,
+    "transposed": transposed,
+    "maximum": lambda k, s, p, d, _, coin: nn.MaxPool2d(k, s, p, d, ceil_mode=coin),
+    "average": lambda k, s, p, d, g, coin: nn.AvgPool2d(k, s, p, coin, g > 1),
+    "divided": lambda k, s, p, *_: nn.AvgPool2d(k, s, p, divisor_override=5),
+    "norm": lambda *_: nn.BatchNorm2d(4),
+    "in place": lambda *_: nn.ReLU(inplace=True),
+    "smooth": lambda *_: nn.GELU(),
+    "across channels": lambda *_: nn.Softmax(1),
+    "slopes": lambda *_: nn.PReLU(4),
+    "pad": lambda k, s, *_: nn.ZeroPad2d((k, 0, s, -1)),
+    "reflected": lambda *_: nn.ReflectionPad2d((2, 1, 0, 1)),
+    "slice": lambda k, s, *_: Do(lambda x: x[:, :, k::s, :-1]),
+    "nearest": lambda *_: nn.Upsample(scale_factor=2),
+    "bilinear": lambda *more: nn.Upsample(scale_factor=1.6, mode="bilinear", align_corners=more[-1]),
+    "bicubic": lambda *_: nn.Upsample(scale_factor=2, mode="bicubic"),
+    "residual": lambda *_: Do(lambda x: x + F.avg_pool2d(x, 3, 1, 1) * x),
+    "shuffle": lambda *_: nn.ChannelShuffle(2),
+    "constant": lambda *_: Do(half_constant),
+    "turned": lambda *_: Do(lambda x: x.transpose(2, 3) * 2),
+}
 
 
 @st.composite
 def stacks(draw):
     """Small networks of everything that is understood."""
-    channels, layers = 4, []
     small = st.integers(1, 3)
-    for kind in draw(st.lists(KINDS, min_size=1, max_size=5)):
+    layers = []
+    for kind in draw(st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=5)):
         k, s, d = draw(small), draw(small), draw(st.integers(1, 2))
-        p = draw(st.integers(0, k // 2))
-        ceil = draw(st.booleans())
-        layers.append({
-            "conv": lambda k=k, s=s, p=p, d=d, g=draw(st.sampled_from([1, 2, 4])): nn.Conv2d(channels, channels, (k, 3), (s, 1), (p, 1), (d, 1), groups=g),
-            "max": lambda k=k, s=s, p=p, d=d, ceil=ceil: nn.MaxPool2d(k, s, p, d, ceil_mode=ceil),
-            "average": lambda k=k, s=s, p=p, ceil=ceil, c=draw(st.booleans()): nn.AvgPool2d(k, s, p, ceil, c),
-            "transposed": lambda k=k, s=s, p=p, d=d: nn.ConvTranspose2d(channels, channels, k, s, min(p, k - 1), s - 1, dilation=d, groups=2),
-            "norm": lambda: nn.BatchNorm2d(channels),
-            "act": lambda f=draw(st.sampled_from([nn.ReLU(True), nn.GELU(), nn.Hardswish(), nn.PReLU(4), nn.Softmax(1)])): f,
-            "pad": lambda k=k, s=s: nn.ZeroPad2d((k, 0, s, -1)),
-            "slice": lambda k=k, s=s: Do(lambda x: x[:, :, k::s, : -1]),
-            "up": lambda m=draw(st.sampled_from(["nearest", "bilinear", "bicubic"])): nn.Upsample(scale_factor=2, mode=m),
-            "residual": lambda: Do(lambda x: x + F.avg_pool2d(x, 3, 1, 1) * x),
-            "shuffle": lambda: nn.ChannelShuffle(2),
-            "constant": lambda: Do(lambda x: torch.cat([x[:, :2] * torch.linspace(1, 2, x.shape[3]).to(x), torch.ones_like(x[:, 2:])], 1) + x),
-        }[kind])  # fmt: skip
+        p, g = draw(st.integers(0, k // 2)), draw(st.sampled_from([1, 2, 4]))
+        layers.append((kind, (k, s, p, d, g, draw(st.booleans()))))
     return layers
 
 
@@ -254,7 +276,7 @@ class Do(nn.Module):
 @given(stacks(), st.integers(9, 17), st.integers(8, 14), st.integers(1, 5), st.integers(1, 5), st.booleans())
 def test_any_small_network(layers, height, width, h, w, flat):
     torch.manual_seed(0)
-    net = nn.Sequential(*(layer() for layer in layers)).double().eval()
+    net = nn.Sequential(*(KINDS[kind](*numbers) for kind, numbers in layers)).double().eval()
     for part in net.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.running_mean.uniform_(-1, 1)
@@ -316,15 +338,31 @@ def test_an_operation_that_cannot_be_batched_is_named():
     assert "aten::_unique2" in found
 
 
-@pytest.mark.parametrize("do", [
-    lambda x: x.roll(1, 2), lambda x: F.unfold(x, 3), lambda x: torch.einsum("nchw,ndhw->ncd", x, x),
-    lambda x: F.group_norm(x, 2), lambda x: F.local_response_norm(x, 3), lambda x: F.adaptive_max_pool2d(x, 3),
-    lambda x: F.scaled_dot_product_attention(x, x, x), lambda x: x.reshape(4, -1).T.reshape(1, -1), lambda x: x[0, 1][None],
-    lambda x: torch.fft.rfft2(x).abs(), lambda x: F.pad(x, (1, 1, 2, 2), value=3.0), lambda x: F.pad(x, (1, 1, 2, 2), mode="reflect"),
-    lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
-    lambda x: x * x.amax(1, keepdim=True) + x.mean(1, keepdim=True), lambda x: F.pixel_shuffle(x, 2), lambda x: x.cumsum(2),
-    lambda x: x - x.sort(dim=2).values.flip(3), lambda x: x.transpose(2, 3).contiguous().view(1, 4, -1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "do",
+    [
+        lambda x: x.roll(1, 2),
+        lambda x: F.unfold(x, 3),
+        lambda x: torch.einsum("nchw,ndhw->ncd", x, x),
+        lambda x: F.group_norm(x, 2),
+        lambda x: F.local_response_norm(x, 3),
+        lambda x: F.adaptive_max_pool2d(x, 3),
+        lambda x: F.scaled_dot_product_attention(x, x, x),
+        lambda x: x.reshape(4, -1).T.reshape(1, -1),
+        lambda x: x[0, 1][None],
+        lambda x: torch.fft.rfft2(x).abs(),
+        lambda x: F.pad(x, (1, 1, 2, 2), value=3.0),
+        lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
+        lambda x: x * x.amax(1, keepdim=True) + x.mean(1, keepdim=True),
+        lambda x: F.pixel_shuffle(x, 2),
+        lambda x: x.cumsum(2),
+        lambda x: x - x.sort(dim=2).values.flip(3),
+        lambda x: x.transpose(2, 3).contiguous().view(1, 4, -1),
+        lambda x: x * x.mean((2, 3), keepdim=True),
+        lambda x: x.split(2, 1)[1] * x.unbind(1)[0][:, None],
+        lambda x: x * torch.linspace(0, 1, 10).to(x).view(1, 1, 10, 1) + torch.ones(4, 10, 10).to(x),
+    ],
+)
 def test_anything_else_is_done_on_whole_tensors(do):
     """Not known, not needed: exact all the same."""
     net = small(Do(do))

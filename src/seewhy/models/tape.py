@@ -215,7 +215,7 @@ class _Recorder(TorchDispatchMode):
     """Writes down every operation that depends on the input."""
 
     def __init__(self, x: Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.steps: list[Step] = []
         self.kept: dict[int, Tensor] = {}
         self.shapes: dict[int, tuple[int, ...]] = {}

@@ -200,6 +200,10 @@ def _expand(step: Step, axes: Axes, shapes: Shapes) -> Axes | None:
     return axes if len(before) == len(after) and _equal(before, after, axes) else None
 
 
+def _linear(step: Step, axes: Axes, shapes: Shapes) -> Axes | None:
+    return axes if max(axes) < len(shapes[step.reads()[0]]) - 1 else None
+
+
 def _mm(step: Step, axes: Axes, shapes: Shapes) -> Axes | None:
     rows = step.given.get("mat1", step.given.get("self"))
     alone = len(step.reads()) == 1 and isinstance(rows, At)
@@ -224,6 +228,7 @@ RULES: dict[str, Callable[[Step, Axes, Shapes], Axes | None]] = {
     "native_layer_norm": _layer_norm,
     "constant_pad_nd": _pad,
     "expand": _expand,
+    "linear_last": _linear,
     "addmm": _mm,
     "mm": _mm,
 }

@@ -17,6 +17,7 @@ from seewhy.trace.forward import out_of_memory, quiet
 from seewhy.trace.layout import own
 
 from .carry import again, carried, in_place
+from .linear import joined
 from .reading import put, region, shelf
 from .rules import Book, Compute, Desk, planned
 from .windows import Change, Window, groups
@@ -100,7 +101,7 @@ def prepare(model: Model, x: Inputs) -> Prepared | str:
     seen = x.detach().clone(memory_format=formats.get(x.ndim, torch.contiguous_format))
     with quiet(model), torch.no_grad():
         try:
-            return Prepared(model, x, folded(record(lambda z: model.forward(own(z, model.layout)), seen)))
+            return Prepared(model, x, joined(folded(record(lambda z: model.forward(own(z, model.layout)), seen))))
         except Unrecorded as reason:
             return str(reason)
         except RuntimeError as error:
@@ -152,14 +153,12 @@ def late(tape: Tape) -> Cut:
     while first and _small(tape.steps[first - 1], tape):
         first -= 1
     steps = tape.steps[first:]
-    made = {v for step in steps for v in step.gives}
-    reads = {v for step in steps for v in step.reads()} - made
+    reads = {v for step in steps for v in step.reads()} - {v for step in steps for v in step.gives}
     return Cut(steps, reads if steps else {tape.result})
 
 
 def _small(step: Step, tape: Tape) -> bool:
-    values = [*step.reads(), *(v for v in step.gives if v in tape.shapes)]
-    few = all(math.prod(tape.shapes[v]) <= FEW for v in values)
+    few = all(math.prod(tape.shapes[v]) <= FEW for v in (*step.reads(), *step.gives) if v is not None)
     return few and step.name.removeprefix("aten::") in {"mm", "addmm", "view", "_unsafe_view", "relu", "clone"}
 
 
@@ -292,7 +291,7 @@ def _check(prepared: Prepared, starts: Tensor, patch: Tensor, output: Tensor) ->
     chosen = int(torch.randint(len(starts), (), generator=torch.Generator().manual_seed(len(starts))))
     x = prepared.x.clone()
     place = tuple(slice(s, s + n) for s, n in zip(starts[chosen].tolist(), patch.shape[2:], strict=True))
-    x[(0, slice(None), *place)] = patch[chosen if len(patch) > 1 else 0].to(x)
+    x[0][(slice(None), *place)] = patch[chosen if len(patch) > 1 else 0].to(x)
     expected = prepared.model.forward(own(x, prepared.model.layout))
     if expected.shape[1:] != output.shape[1:]:
         raise Unrecorded(f"one mask gave shape {list(output.shape[1:])}, not {list(expected.shape[1:])}")

@@ -250,7 +250,10 @@ def _lengthened(made: Tensor, extra: Sequence[int], bias: Tensor | None) -> Tens
     whole = made.new_zeros(size)
     if bias is not None:
         whole += bias.view(-1, *[1] * len(extra))
-    whole[(..., *(slice(n) for n in made.shape[2:]))] = made
+    inner = whole
+    for axis, n in enumerate(made.shape):
+        inner = inner.narrow(axis, 0, n)
+    inner.copy_(made)
     return whole
 
 
@@ -346,7 +349,7 @@ def _resampled(step: Step, book: Book) -> Planned | None:
     after, lengths = _shape(step, book), change.lengths
     if len(after) != len(change.shape) or max(lengths) * math.prod(lengths) > LARGEST:
         return None
-    weights = [_weights(step, book, value, d, lengths) for d in range(len(lengths))]
+    weights = [_weights(step, book, d, lengths) for d in range(len(lengths))]
     low, high = zip(*(_touched(w, change.window, d) for d, w in enumerate(weights)), strict=True)
     window = hull(np.stack(low, 1), np.stack(high, 1), after[2:])
     low, high = zip(*(_touched(w.T, window, d) for d, w in enumerate(weights)), strict=True)
@@ -354,27 +357,29 @@ def _resampled(step: Step, book: Book) -> Planned | None:
     get = book.read(value, change.axes, wanted)
 
     def compute(desk: Desk) -> Tensor:
-        y = get(desk)
+        y: Tensor = get(desk)
         for d, w in enumerate(weights):
             out = steps(tensor(window.starts[desk.part, d], y.device), window.size[d])
             into = steps(tensor(wanted.starts[desk.part, d], y.device), wanted.size[d])
             own = w[out[:, :, None], into[:, None, :]]  # [M, after, before]
-            own = own.transpose(1, 2).view(len(own), *[1] * (y.ndim - 3), *own.shape[:0:-1])
+            own = own.transpose(1, 2).view(len(own), *[1] * (y.ndim - 3), into.shape[1], out.shape[1])
             y = (y.movedim(2 + d, -1) @ own).movedim(-1, 2 + d)
         return y
 
     return Planned(compute, (Change(after, change.axes, window),))
 
 
-def _weights(step: Step, book: Book, value: int, d: int, lengths: Sequence[int]) -> Tensor:
+def _weights(step: Step, book: Book, d: int, lengths: Sequence[int]) -> Tensor:
     """[after, before] along one axis: what comes of a one at each position, the other axes being constant."""
     n = lengths[d]
     like = next(iter(book.tape.kept.values()))
     ones = torch.eye(n, dtype=like.dtype, device=like.device).view(
         1, n, *(n if e == d else 1 for e in range(len(lengths)))
     )
-    made = step.call(ones.expand(1, n, *lengths).contiguous(), *step.args[1:], **step.kwargs)
-    return made[(0, slice(None), *(slice(None) if e == d else 0 for e in range(len(lengths))))].T.contiguous()
+    made: Tensor = step.call(ones.expand(1, n, *lengths).contiguous(), *step.args[1:], **step.kwargs)
+    for e in reversed(range(len(lengths))):
+        made = made if e == d else made.select(2 + e, 0)
+    return made[0].T.contiguous()
 
 
 def _touched(weights: Tensor, window: Window, d: int) -> tuple[np.ndarray, np.ndarray]:
