@@ -346,6 +346,8 @@ class _Recorder(TorchDispatchMode):
         if not isinstance(parts, (tuple, list)):
             raise Unrecorded(f"{func._schema.name} gives a {type(output).__name__}")
         gives = tuple(self._new(t) if isinstance(t, Tensor) else None for t in parts)
+        if func in {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default}:
+            func = torch.ops.aten.reshape.default  # memory may be laid out in another way next time
         self.steps.append(Step(func, tuple(args), kwargs, gives, single))
 
 

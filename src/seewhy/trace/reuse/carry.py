@@ -41,7 +41,7 @@ def carried(step: Step, axes: Axes, shapes: Shapes) -> Axes | None:
     if elementwise(step):
         fitting = all(len(shapes[v]) == len(after) and _equal(shapes[v], after, axes) for v in read)
         return axes if fitting else None
-    if name in VIEWS:
+    if name == "reshape":
         return _through_view(first, after, axes)
     rule = RULES.get(name)
     if rule is None or not isinstance(step.args[0], (At, list, tuple)):
@@ -88,8 +88,7 @@ MAKERS = {
     "convolution", "add", "mul", "sub", "native_batch_norm", "_native_batch_norm_legit_no_training", "cat",
     "avg_pool2d", "avg_pool3d", "addmm", "mm", "relu", "hardtanh", "silu", "native_layer_norm",
 }  # fmt: skip
-VIEWS = {"view", "_unsafe_view", "reshape"}
-SIZED = {*VIEWS, "expand"}
+SIZED = {"reshape", "expand"}
 
 
 def _equal(a: Sequence[int], b: Sequence[int], axes: Axes) -> bool:

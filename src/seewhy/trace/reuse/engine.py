@@ -159,7 +159,7 @@ def late(tape: Tape) -> Cut:
 
 def _small(step: Step, tape: Tape) -> bool:
     few = all(math.prod(tape.shapes[v]) <= FEW for v in (*step.reads(), *step.gives) if v is not None)
-    return few and step.name.removeprefix("aten::") in {"mm", "addmm", "view", "_unsafe_view", "relu", "clone"}
+    return few and step.name.removeprefix("aten::") in {"mm", "addmm", "reshape", "relu", "clone"}
 
 
 def timed(steps: Sequence[Step], keep: set[int], tape: Tape) -> list[tuple[Step, list[int]]]:
