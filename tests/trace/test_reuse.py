@@ -193,6 +193,38 @@ def test_masks_of_any_size_at_every_place(width):
     check(net, picture((31, 40)).double(), starts, -torch.ones(1, 3, *width).double(), masks=64)
 
 
+def test_maxima_at_the_border_do_not_see_the_padding():
+    net = nn.Sequential(Do(lambda x: -x.abs() - 1), nn.MaxPool2d(3, 2, 1, ceil_mode=True))
+    check(net, picture((12, 11)).double(), corners((12, 11), (3, 2), 2), torch.ones(1, 3, 3, 2).double(), share=1.0)
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_averages_that_hang_over_are_divided_as_torch_does(counted):
+    net = nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=counted)
+    check(net, picture((12, 10)).double(), corners((12, 10), (3, 2), 2), torch.ones(1, 3, 3, 2).double(), share=1.0)
+
+
+class Twice(nn.Module):
+    """What a step reads is read again later, or changed in place where its own window is too small."""
+
+    def __init__(self):
+        super().__init__()
+        self.near, self.far = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 5, padding=2)
+
+    def forward(self, x):
+        a, b = self.near(x), self.far(x)
+        c = F.relu(b) + b * 2
+        a += c
+        return a.mul_(c)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_values_that_are_needed_twice(share):
+    torch.manual_seed(0)
+    net, x = Twice().double(), picture((13, 12)).double()
+    check(net, x, corners((13, 12), (3, 2), 4), torch.ones(1, 3, 3, 2).double(), share=share)
+
+
 def test_every_layout_of_channels():
     """A network that takes channels last."""
     torch.manual_seed(0)
