@@ -1,0 +1,300 @@
+"""Prepare a network for one picture, then ask what it answers when a window of that picture is replaced."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seewhy.models.folded import folded
+from seewhy.models.tape import Step, Tape, Unrecorded, done, last_reads, record, store
+from seewhy.trace.forward import out_of_memory, quiet
+from seewhy.trace.layout import own
+
+from .carry import again, carried, in_place
+from .linear import joined
+from .reading import put, region, shelf
+from .rules import Book, Compute, Desk, planned
+from .windows import Change, Window, groups
+
+if TYPE_CHECKING:
+    from seewhy.types import Inputs, Model
+
+SHARE = 0.65  # of a layer in a window, above which all of it is computed
+MASKS = 32  # worked through together
+FEW = 2**16  # numbers a mask; so few are gathered from all masks before they are worked on
+LATE = 512  # masks together then
+ROUNDING = 2.0**12  # units in the last place of the largest output by which two ways of computing may differ
+
+
+class Windowed(NamedTuple):
+    """A step done in windows, and the values that are over after it."""
+
+    step: Step
+    compute: Compute
+    over: list[int]
+
+
+class Plan(NamedTuple):
+    """First steps done in windows, then values pasted whole, then steps done on whole values."""
+
+    book: Book
+    windowed: list[Windowed]
+    pasted: list[int]
+    whole: list[tuple[Step, list[int]]]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A network that has seen one picture. Holds for as long as its weights stay as they are.
+
+    Attributes:
+        model: who answers.
+        x: [1, C, *S] the picture.
+        tape: what the network did with it.
+    """
+
+    model: Model
+    x: Tensor
+    tape: Tape
+
+    def run(
+        self, starts: Tensor, patch: Tensor, *, masks: int = MASKS, share: float = SHARE, max_memory: int | None = None
+    ) -> Tensor | str:
+        """What the network gives when [start, start + w) of the picture is replaced by the patch.
+
+        Args:
+            starts: [M, D] where each window begins; inside the picture.
+            patch: [M or 1, C, *w].
+            masks: how many are worked through together, at most.
+            share: of a layer in a window, above which all of it is computed.
+            max_memory: bytes that the work may add.
+
+        Returns:
+            [M, ...] the output for each, or the reason why it cannot be told.
+        """
+        with quiet(self.model), torch.no_grad():
+            try:
+                return _run(self, starts, patch, masks, share, max_memory)
+            except Unrecorded as reason:
+                return str(reason)
+
+
+def prepare(model: Model, x: Inputs) -> Prepared | str:
+    """Let the network see one picture and keep what each layer gave.
+
+    Args:
+        model: who answers.
+        x: [1, C, *S].
+
+    Returns:
+        What can be asked about windows of it, or the reason why nothing can.
+    """
+    if x.dtype not in {torch.float32, torch.float64} or x.ndim < 3:
+        return f"the input is {str(x.dtype).removeprefix('torch.')} with {x.ndim} axes"
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    seen = x.detach().clone(memory_format=formats.get(x.ndim, torch.contiguous_format))
+    with quiet(model), torch.no_grad():
+        try:
+            return Prepared(model, x, joined(folded(record(lambda z: model.forward(own(z, model.layout)), seen))))
+        except Unrecorded as reason:
+            return str(reason)
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise
+            return f"it cannot be recorded: {error}"
+
+
+def _run(prepared: Prepared, starts: Tensor, patch: Tensor, masks: int, share: float, max_memory: int | None) -> Tensor:
+    tape, x = prepared.tape, prepared.x
+    if not tape.unchanged():
+        raise Unrecorded("the weights have changed since it was prepared")
+    window = Window(starts.cpu().numpy().astype(np.int64), tuple(patch.shape[2:]))
+    axes = tuple(range(2, x.ndim))
+    cut = late(tape)
+    before: list[dict[int, Tensor]] = []
+    order = groups(window, x.shape[2:], masks)
+    for members in order:
+        own_window = Window(window.starts[members], window.size)
+        plan = planned_out(tape, Change(tuple(x.shape), axes, own_window), share, cut)
+        size = len(members) if max_memory is None else max(1, min(len(members), max_memory // _bytes(plan, x)))
+        desk = Desk({v: shelf(tape.clean(v), plan.book.changes[v], size) for v in plan.book.shelved})
+        for first in range(0, len(members), size):
+            desk.part = slice(first, min(first + size, len(members)))
+            here = patch if len(patch) == 1 else patch[torch.from_numpy(members[desk.part])]
+            here = here.to(x).expand(desk.part.stop - first, *patch.shape[1:])
+            before.append(_whole(plan.whole, _windows(plan, desk, here), tape))
+    joined = {v: torch.cat([b[v] for b in before]) for v in before[0]}
+    made = []
+    for first in range(0, len(starts), LATE):
+        some = {v: t[first : first + LATE] for v, t in joined.items()}
+        made.append(_whole(timed(cut.steps, {tape.result}, tape), some, tape)[tape.result].squeeze(1))
+    output = torch.empty_like(torch.cat(made))
+    output[torch.from_numpy(np.concatenate(order))] = torch.cat(made)
+    _check(prepared, starts, patch, output)
+    return output
+
+
+class Cut(NamedTuple):
+    """Last steps on few numbers, best done for many masks together, and the values that they begin with."""
+
+    steps: tuple[Step, ...]
+    reads: set[int]
+
+
+def late(tape: Tape) -> Cut:
+    """The last steps, matrices times vectors mostly."""
+    first = len(tape.steps)
+    while first and _small(tape.steps[first - 1], tape):
+        first -= 1
+    steps = tape.steps[first:]
+    reads = {v for step in steps for v in step.reads()} - {v for step in steps for v in step.gives}
+    return Cut(steps, reads if steps else {tape.result})
+
+
+def _small(step: Step, tape: Tape) -> bool:
+    few = all(math.prod(tape.shapes[v]) <= FEW for v in (*step.reads(), *step.gives) if v is not None)
+    return few and step.name.removeprefix("aten::") in {"mm", "addmm", "reshape", "relu", "clone"}
+
+
+def timed(steps: Sequence[Step], keep: set[int], tape: Tape) -> list[tuple[Step, list[int]]]:
+    """Steps, each with the values that are over after it; in the memory of what is over where that can be."""
+    after = last_reads(tuple(steps), keep)
+    maker = {v: step for step in steps for v in step.gives if v is not None}
+    return [
+        (in_place(s, maker.get(s.reads()[0]), gone, tape.shapes), gone) for s, gone in zip(steps, after, strict=True)
+    ]
+
+
+def planned_out(tape: Tape, change: Change, share: float, cut: Cut) -> Plan:
+    """Walk the tape: in windows as long as they are known and small."""
+    book = Book(tape, tape.users(), {tape.source: change})
+    done_in_windows: list[tuple[Step, Compute]] = []
+    pasted: dict[int, None] = {}
+    whole: list[Step] = []
+    for step in tape.steps[: len(tape.steps) - len(cut.steps)]:
+        reads = step.reads()
+        if change.share <= share and all(v in book.changes for v in reads):
+            shelved = set(book.shelved)
+            plan = planned(step, book)
+            if plan is not None and max(c.share for c in plan.changes) <= share:
+                alive = [v for v in step.gives if v is not None]
+                book.changes.update(zip(alive, plan.changes, strict=False))
+                done_in_windows.append((step, plan.compute))
+                continue
+            book.shelved = shelved
+        whole.append(step)
+        pasted.update(dict.fromkeys(v for v in reads if v in book.changes))
+    pasted.update(dict.fromkeys(v for v in cut.reads if v in book.changes))
+    book.shelved |= set(pasted)
+    over = last_reads(tuple(step for step, _ in done_in_windows), set(pasted))
+    windowed = [Windowed(*pair, gone) for pair, gone in zip(done_in_windows, over, strict=True)]
+    return Plan(book, windowed, list(pasted), timed(whole, cut.reads, tape))
+
+
+def _windows(plan: Plan, desk: Desk, patch: Tensor) -> dict[int, Tensor]:
+    """Do the first steps in windows, and give the values that the others need, whole. [M, 1, ...] each."""
+    book = plan.book
+    desk.fresh = {}
+
+    def lay(value: int, fresh: Tensor) -> None:
+        desk.fresh[value] = fresh
+        if value in book.shelved:
+            put(desk.shelves[value], fresh, book.changes[value])
+
+    lay(book.tape.source, patch)
+    for step, compute, over in plan.windowed:
+        made: dict[int, Tensor] = {}
+        store(step, _told(step, lambda c=compute: c(desk)), made)  # type: ignore[misc]
+        for value, fresh in made.items():
+            if value in book.changes:
+                lay(value, fresh)
+        for value in over:
+            desk.fresh.pop(value, None)
+    found = {}
+    for value in plan.pasted:
+        change = book.changes[value]
+        found[value] = region(desk.shelves[value], change, change.whole(), desk.part, 0.0).unsqueeze(1)
+    desk.fresh = {}
+    return found
+
+
+def _whole(steps: list[tuple[Step, list[int]]], values: dict[int, Tensor], tape: Tape) -> dict[int, Tensor]:
+    """Do steps on whole values, mask by mask in one batch; gives what is not over. [M, 1, ...] each."""
+    for step, over in steps:
+        store(step, _told(step, lambda s=step: _batched(s, values, tape.shapes)), values)  # type: ignore[misc]
+        for value in over:
+            values.pop(value, None)
+    return values
+
+
+def _batched(step: Step, values: dict[int, Tensor], shapes: Any) -> Any:
+    """One step for a batch of samples, each [1, ...]: at once if it keeps samples apart, else by `vmap`."""
+    reads = step.reads()
+    ones = all(shapes[v][0] == 1 for v in (*reads, *(g for g in step.gives if g in shapes)) if shapes[v])
+    if ones and all(shapes[v] for v in reads) and carried(step, (0,), shapes) == (0,):
+        made = again(step, lambda v: values[v].select(1, 0), (0,), (0,))
+        return made.unsqueeze(1) if step.single else [m if m is None else m.unsqueeze(1) for m in made]
+    order = list(dict.fromkeys(reads))
+
+    def one(*sample: Tensor) -> Any:
+        return done(step, dict(zip(order, sample, strict=True)).__getitem__)
+
+    given = [values[v] for v in order]
+    if _has_batches(step):
+        return torch.func.vmap(one, randomness="error")(*given)
+    made = [one(*sample) for sample in zip(*given, strict=True)]
+    return (
+        torch.stack(made)
+        if step.single
+        else [None if p[0] is None else torch.stack(p) for p in zip(*made, strict=True)]
+    )
+
+
+def _has_batches(step: Step) -> bool:
+    """Whether torch knows how to do it for a batch of samples; where it does not it warns and is slow."""
+    keys = ("FuncTorchBatched", "FuncTorchBatchedDecomposition")
+    name = step.call.name()  # type: ignore[attr-defined]
+    return any(torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for key in keys)
+
+
+def _told(step: Step, call: Callable[[], Any]) -> Any:
+    """Do it; what goes wrong is told with the step's name."""
+    try:
+        return call()
+    except (RuntimeError, ValueError, IndexError) as error:
+        if out_of_memory(error):
+            raise
+        raise Unrecorded(f"{step.name} cannot be done for many masks at once: {error}") from error
+
+
+def _bytes(plan: Plan, x: Tensor) -> int:
+    """What one mask needs: its windows on the shelves, and the largest whole values twice."""
+    book = plan.book
+    shelved = sum(_size(book.changes[v]) for v in book.shelved)
+    whole = max((math.prod(book.tape.shapes[v]) for s, _ in plan.whole for v in s.gives if v is not None), default=0)
+    windows = max((_size(c) for c in book.changes.values()), default=0)
+    return (shelved + 3 * max(whole, windows)) * x.element_size()
+
+
+def _size(change: Change) -> int:
+    return math.prod(change.shape) // max(1, math.prod(change.lengths)) * math.prod(change.window.size)
+
+
+def _check(prepared: Prepared, starts: Tensor, patch: Tensor, output: Tensor) -> None:
+    """Ask the network itself about one mask, by chance."""
+    chosen = int(torch.randint(len(starts), (), generator=torch.Generator().manual_seed(len(starts))))
+    x = prepared.x.clone()
+    place = tuple(slice(s, s + n) for s, n in zip(starts[chosen].tolist(), patch.shape[2:], strict=True))
+    x[0][(slice(None), *place)] = patch[chosen if len(patch) > 1 else 0].to(x)
+    expected = prepared.model.forward(own(x, prepared.model.layout))
+    if expected.shape[1:] != output.shape[1:]:
+        raise Unrecorded(f"one mask gave shape {list(output.shape[1:])}, not {list(expected.shape[1:])}")
+    allowed = ROUNDING * torch.finfo(x.dtype).eps * expected.abs().max()
+    if not bool((expected[0] - output[chosen]).abs().max() <= allowed):
+        raise Unrecorded("one mask, asked of the whole network, gave another answer")
