@@ -120,7 +120,7 @@ def check(
     judged = {}
     for e in trained:
         found = table.similarities(e.method, gains.get(e.method), asking.no_classes)
-        judged[e.method] = judge(found, several=len(asked), seed=seed, needed=LEVELS["full"][0])
+        judged[e.method] = judge(found, several=len(asked), needed=LEVELS["full"][0])
     names = [e.method for e in trained[: len(asked)]]
     problem = problem or _wrong(judged)
     if problem:

@@ -18,7 +18,7 @@ from seewhy.models import wrap
 from seewhy.types import Comparison, Explanation, Measured
 
 from . import CHECKS
-from .bootstrap import two_way
+from .interval import two_way
 from .similarity import ranks
 from .verdict import FEW
 
@@ -65,7 +65,7 @@ def _interval(values: np.ndarray) -> tuple[float, float, float]:
     mean = float(np.nanmean(known))
     if len(known) < FEW:
         return mean, float("nan"), float("nan")
-    return tuple(two_way(partial(_mean, known), len(known), 1, share=0.95, seed=0))  # type: ignore[return-value]
+    return tuple(two_way(partial(_mean, known), len(known), 1, share=0.95))  # type: ignore[return-value]
 
 
 def _mean(values: np.ndarray, i: np.ndarray, _draws: np.ndarray) -> float:

@@ -18,7 +18,7 @@ from seewhy.trace.layout import own
 from seewhy.trace.outputs import join, tensors
 from seewhy.trace.watch import told
 
-from .randomize import drawn, rows_of, settle
+from .randomize import drawn, layers_of, rows_of, settle
 from .similarity import ranks
 from .verdict import FEW
 
@@ -48,7 +48,8 @@ def networks(model: Model, x: Inputs, draws: int, seed: int, *, heads: bool) -> 
     instead. Networks that differ in the last layer only are one network with several heads, so what lies before runs
     once (`heads`).
     """
-    rows = [owned for _, owned in rows_of(model, own(x[:1], model.layout)) if owned]
+    everything = rows_of(model, own(x[:1], model.layout))
+    rows = [owned for _, owned in everything if owned]
     if not rows:
         raise ModelError(f"{model.name} has no weights that could be drawn anew.")
     half = len(rows) // 2
@@ -60,7 +61,7 @@ def networks(model: Model, x: Inputs, draws: int, seed: int, *, heads: bool) -> 
         del parts["top"]
     for draw in range(draws):
         for kind, part in parts.items():
-            twin, trouble = _alive(model, x, rows, part, usual, seed + 1 + draw)
+            twin, trouble = _alive(model, x, everything, part, usual, seed + 1 + draw)
             if not trouble and kind == "all" and scores.shape[1] >= FEW:
                 alike = float((ranks(scores) * ranks(_scores(twin, x))).sum(-1).mean())
                 if alike > ALIKE:
@@ -109,12 +110,12 @@ def _heads(model: Model, x: Inputs, last: list[str], draws: int, seed: int) -> M
 
 
 def _alive(
-    model: Model, x: Inputs, rows: list[list[str]], part: list[list[str]], usual: list[float], seed: int
+    model: Model, x: Inputs, rows: list[tuple[str, list[str]]], part: list[list[str]], usual: list[float], seed: int
 ) -> tuple[Model, str]:
     """A copy with a part drawn anew, and what is wrong with it."""
     names = {name for owned in part for name in owned}
-    behind = rows[rows.index(part[0]) :] if part else []
-    layers = {name.rpartition(".")[0] for owned in behind for name in owned}
+    first = next((n for n, (_, owned) in enumerate(rows) if owned in part), len(rows))
+    layers = layers_of(rows[first:])
     trouble = ""
     for how in ("init", "permute"):
         twin = drawn(model, names, how, seed)

@@ -79,9 +79,8 @@ def randomize(
     first, last = _range(rows, layer, count)
     chosen = {name for _, owned in rows[first : last + 1] for name in owned}
     twin = drawn(model, chosen, how, seed)
-    behind = {name.rpartition(".")[0] for _, owned in rows[first:] for name in owned}
     if statistics != "keep":
-        settle(twin, behind, None if statistics == "reset" else x)
+        settle(twin, layers_of(rows[first:]), None if statistics == "reset" else x)
     return twin
 
 
@@ -103,6 +102,11 @@ def rows_of(model: Model, x: Any = None) -> list[tuple[str, list[str]]]:
         found.append((row.name, mine))
     found[0][1].extend(free)
     return found
+
+
+def layers_of(rows: Sequence[tuple[str, list[str]]]) -> set[str]:
+    """Names of the layers of some rows, and of those whose tensors they own."""
+    return {name.partition("#")[0] for name, _ in rows} | {w.rpartition(".")[0] for _, owned in rows for w in owned}
 
 
 def _range(rows: Sequence[tuple[str, list[str]]], layer: str | int, count: int) -> tuple[int, int]:
@@ -176,17 +180,27 @@ def _law(layer: nn.Module, own_name: str, weight: Tensor, how: str, draw: torch.
         return weight.flatten()[torch.randperm(weight.numel(), generator=draw).to(weight.device)].view_as(weight)
     if how == "small_normal":
         return normal(0, SMALL)
+    if isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear) and own_name == "bias":
+        return torch.zeros_like(weight)  # behind an attention
     if isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)) and own_name in {"weight", "bias"}:
         return uniform(1 / math.sqrt(max(1, layer.weight[0].numel())))
     if "norm" in type(layer).__name__.lower() and own_name in {"weight", "bias"}:
         return torch.full_like(weight, float(own_name == "weight"))
-    if isinstance(layer, nn.MultiheadAttention) and weight.ndim == 2:
-        return uniform(math.sqrt(6 / sum(weight.shape)))
+    if isinstance(layer, nn.MultiheadAttention) and own_name.startswith("bias_"):
+        return normal(0, math.sqrt(1 / weight.numel()))
+    if isinstance(layer, nn.MultiheadAttention):
+        return uniform(math.sqrt(6 / sum(weight.shape))) if weight.ndim == 2 else torch.zeros_like(weight)
     if isinstance(layer, (nn.RNNBase, nn.RNNCellBase)):
         return uniform(1 / math.sqrt(layer.hidden_size))
     if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):
-        return normal(0, 1)
-    return normal(float(weight.mean()), float(weight.std(correction=0)))
+        found = normal(0, 1)
+        if layer.padding_idx is not None:
+            found[layer.padding_idx] = 0
+        return found
+    if isinstance(layer, nn.PReLU):
+        return torch.full_like(weight, 0.25)
+    mean, spread = float(weight.mean()), float(weight.std(correction=0))
+    return normal(mean, spread or abs(mean))  # equal values have no spread: their size instead
 
 
 def _generator(seed: int, number: int) -> torch.Generator:

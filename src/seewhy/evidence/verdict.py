@@ -11,7 +11,7 @@ import numpy as np
 
 from seewhy.types import Alike, Finding, Judgement
 
-from .bootstrap import Interval, two_way
+from .interval import Interval, two_way
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -57,13 +57,12 @@ class Similarities:
     no_classes: str = ""  # why `other` is None
 
 
-def judge(found: Similarities, *, several: int, seed: int, needed: int) -> Judgement:
+def judge(found: Similarities, *, several: int, needed: int) -> Judgement:
     """One word for a method, by fixed rules.
 
     Args:
         found: its similarities.
         several: how many methods are judged at once; intervals are widened so that 95 % hold for all together.
-        seed: of the resampling.
         needed: how many inputs are recommended.
     """
     share = 1 - 0.05 / several
@@ -71,7 +70,7 @@ def judge(found: Similarities, *, several: int, seed: int, needed: int) -> Judge
     if n < FEW:
         reason = f"{n} input{'s' * (n > 1)}: at least {FEW} are needed for an interval, {needed} are recommended"
         tests = {name: Finding("INCONCLUSIVE", np.nan, np.nan, np.nan, reason) for name in ("T0", "T1", "T2", "T3")}
-        return Judgement("INCONCLUSIVE", reason, tests, _means(found, seed))
+        return Judgement("INCONCLUSIVE", reason, tests, _means(found))
 
     def excess(kind: str) -> Interval:
         same, cross = found.same[kind], found.cross[kind]
@@ -81,10 +80,10 @@ def judge(found: Similarities, *, several: int, seed: int, needed: int) -> Judge
             top, width = same[np.ix_(i, d)].mean() - chance, found.self[i].mean() - chance
             return float(top / width) if width > 0 else np.nan
 
-        return two_way(statistic, n, draws, share=share, seed=seed)
+        return two_way(statistic, n, draws, share=share)
 
     def mean(values: np.ndarray) -> Interval:
-        return two_way(partial(_mean, values), n, values.shape[1], share=share, seed=seed)
+        return two_way(partial(_mean, values), n, values.shape[1], share=share)
 
     tests = {"T0": _informative(found, mean)}
     chance = _off_diagonal(found.cross["top"], np.arange(n), np.arange(draws))
@@ -98,7 +97,7 @@ def judge(found: Similarities, *, several: int, seed: int, needed: int) -> Judge
     tests["T2"] = _cascade(gone, bottom, confounded)
     tests["T3"] = _classes(found, mean, confounded)
     verdict, reason = _word(tests, confounded)
-    return Judgement(verdict, reason, tests, _means(found, seed))
+    return Judgement(verdict, reason, tests, _means(found))
 
 
 def _mean(values: np.ndarray, i: np.ndarray, d: np.ndarray) -> float:
@@ -149,7 +148,7 @@ def _classes(found: Similarities, mean: Mean, confounded: bool) -> Finding:
     if values is None:
         return Finding("NOT APPLICABLE", np.nan, np.nan, np.nan, found.no_classes)
     ceiling = max(float(found.self.mean()), 1e-12)
-    s = mean(values / ceiling)
+    s = mean(values.mean(1, keepdims=True) / ceiling)
     if s.low > SAME_CLASS:
         return Finding("FAIL", *s, f"other classes get the same map ({s.low:.2f} > {SAME_CLASS})")
     if s.high < OTHER_CLASS:
@@ -173,12 +172,12 @@ def _word(tests: Mapping[str, Finding], confounded: bool) -> tuple[str, str]:
     )
 
 
-def _means(found: Similarities, seed: int) -> dict[str, Alike]:
+def _means(found: Similarities) -> dict[str, Alike]:
     n = next(iter(found.same.values())).shape[0]
     everything = np.arange(n)
     alike = {}
     for kind, same in found.same.items():
-        mean = two_way(partial(_mean, same), n, same.shape[1], share=0.95, seed=seed)
+        mean = two_way(partial(_mean, same), n, same.shape[1], share=0.95)
         chance = _off_diagonal(found.cross[kind], everything, np.arange(same.shape[1]))
         alike[kind] = Alike(*mean, chance, float(found.partial[kind].mean()))
     return alike

@@ -145,7 +145,18 @@ def explain(
         room = [room_for(model, inputs, batch_size, max_memory, graph or any(family.heavy for family in families))]
         bounded = batch_size != "auto" or max_memory is not None
         call = _Call(
-            model, members, target, score, reduction_layer, layers.feature, graph, room, bounded, seed, advance
+            model,
+            members,
+            target,
+            score,
+            reduction_layer,
+            layers.feature,
+            graph,
+            room,
+            bounded,
+            max_memory,
+            seed,
+            advance,
         )
         pieces = list(batches(lambda a, b: _explain_batch(call, inputs[a:b], slice(a, b)), len(inputs), room))
 
@@ -182,6 +193,7 @@ class _Call(NamedTuple):
     graph: bool
     room: list[int]
     bounded: bool
+    memory: int | None
     seed: int
     advance: Callable[[int], None]
 
@@ -195,7 +207,17 @@ def _explain_batch(call: _Call, x: Inputs, rows: slice) -> _Piece:
     answers = question.scored(asked, done.explained, model)
     shares, notes = _shares(asked, done.explained, model)
     scene = Scene(
-        model, done, asked, answers, call.room, call.bounded, call.layer, call.seed, call.advance, call.feature
+        model,
+        done,
+        asked,
+        answers,
+        call.room,
+        call.bounded,
+        call.memory,
+        call.layer,
+        call.seed,
+        call.advance,
+        call.feature,
     )
     given: dict[int, Given] = {}
     for feed in dict.fromkeys(family.feed for family in FAMILIES.values()):

@@ -19,6 +19,7 @@ from seewhy.trace.layout import arranged, masked
 from seewhy.trace.path import resolve_baseline, resolve_fill, resolve_references
 from seewhy.trace.question import Asked, Scored, gradients, scored, values_of
 from seewhy.trace.rectifiers import Rule, find, rectified
+from seewhy.trace.reuse import prepare
 from seewhy.types import Attribution, Evaluations, GradientsAt, ScoresAt, ScoresHiding, ScoresUnder
 
 from .backward.guided_backprop import guided_backprop
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 BLOCK = 32  # points whose gradients a kernel gets at once; a larger batch only speeds up the passes behind them
+FEWEST, LARGEST = 8, 0.5  # windows that make preparing worth it, and their share of the input
+PATCHES = 32  # cut out at once
 WIDE, WIDEST = 2**25, 512  # bytes of a layer's features, and masks, that go through the rest of a network at once
 
 
@@ -53,6 +56,7 @@ class Scene(NamedTuple):
     answers: list[Scored]
     room: list[int]  # samples a pass, one number that all batches of a call share
     bounded: bool  # whether the caller bounded it
+    memory: int | None  # bytes that the call may add
     layer: str | None
     seed: int
     advance: Callable[[int], None]
@@ -206,7 +210,7 @@ def _follow(scene: Scene, member: Member) -> Given:
         if isinstance(question, ScoresUnder):
             return _under(scene, question, spent, replayed)
         if isinstance(question, ScoresHiding):
-            return _hiding(scene, question, spent)
+            return _hiding(scene, question, spent, replayed)
         wanted = isinstance(question, GradientsAt)
         points = question.points
         samples = range(len(x)) if question.row is None else [question.row]
@@ -234,11 +238,18 @@ def _follow(scene: Scene, member: Member) -> Given:
     return Given(given._replace(notes=notes), Evaluations(*spent))
 
 
-def _hiding(scene: Scene, question: ScoresHiding, spent: list[int]) -> Tensor:
-    """Scores while parts of the input are hidden."""
+def _hiding(scene: Scene, question: ScoresHiding, spent: list[int], replayed: list[str]) -> Tensor:
+    """Scores while parts of the input are hidden; only what they change is computed, where the network allows it."""
     x = scene.done.x.detach()
     rows = torch.arange(len(x)) if question.row is None else torch.tensor([question.row])
     x, fill = x[rows], question.fill[rows]
+    if question.windows is not None and scene.layer is None:
+        found, reason = _in_windows(scene, question, rows, x, fill)
+        if found is not None:
+            spent[0] += len(found) * len(rows)
+            return found
+        if reason:
+            replayed.append(f"every mask ran through the whole network: {reason}")
 
     def part(start: int, stop: int) -> Tensor:
         hidden = question.hidden(start, stop).to(x.device)
@@ -252,6 +263,38 @@ def _hiding(scene: Scene, question: ScoresHiding, spent: list[int]) -> Tensor:
 
     room = [max(1, scene.room[0] // len(rows))]
     return torch.cat(list(batches(part, question.number, room)))
+
+
+def _in_windows(
+    scene: Scene, question: ScoresHiding, rows: Tensor, x: Tensor, fill: Tensor
+) -> tuple[Tensor | None, str]:
+    """[M, n, K], or None and the reason, which is empty where there is nothing to gain."""
+    windows, size = question.windows, torch.tensor(x.shape[2:])
+    assert windows is not None
+    side = (windows[..., 1] - windows[..., 0]).amax(0)
+    if scene.model.module is None or len(windows) < FEWEST or float((side / size).prod()) > LARGEST:
+        return None, ""
+    starts = torch.minimum(windows[..., 0], size - side)  # one that is cut off at the border reaches back instead
+    found = []
+    for n in range(len(rows)):
+        patches = []
+        for first in range(0, len(windows), PATCHES):
+            last = min(first + PATCHES, len(windows))
+            hidden = question.hidden(first, last)
+            hidden = hidden if len(hidden[0]) == 1 else hidden[:, n : n + 1]
+            for mask, start in zip(hidden[:, 0].to(x.device), starts[first:last].tolist(), strict=True):
+                place = (slice(None), *(slice(a, a + b) for a, b in zip(start, side.tolist(), strict=True)))
+                patches.append(torch.where(mask.expand(x.shape[1:])[place], fill[n][place], x[n][place]))
+        ready = prepare(scene.model, x[n : n + 1])
+        given = ready if isinstance(ready, str) else ready.run(
+            starts, torch.stack(patches), max_memory=scene.memory, **({"masks": scene.room[0]} if scene.bounded else {})
+        )  # fmt: skip
+        if isinstance(given, str):
+            return None, given
+        asked = scene.asked.take(rows[n].repeat(len(windows)).to(x.device))
+        found.append(values_of(scored(asked, given, scene.model, rescue=False)))
+        scene.advance(len(windows))
+    return torch.stack(found, 1), ""
 
 
 def _under(scene: Scene, question: ScoresUnder, spent: list[int], replayed: list[str]) -> Tensor:

@@ -101,12 +101,16 @@ def feature_ablation(
 
     values, importances = [], []
 
+    def boxes(labels: Tensor, count: int) -> Tensor:  # [F, axes, 2]
+        each = [(labels == f).nonzero() for f in range(count)]
+        return torch.stack([torch.stack([at.amin(0), at.amax(0) + 1], 1) for at in each])
+
     def one_each(labels: Tensor) -> Callable[[int, int], Tensor]:
         return lambda a, b: labels == torch.arange(a, b).view(-1, *[1] * (labels.ndim + 2))
 
     for n, labels in enumerate(cast("Tensor", segments)):
         count = int(labels.max()) + 1
-        left = yield ScoresHiding(count, one_each(labels), cast("Tensor", mask_value), row=n)
+        left = yield ScoresHiding(count, one_each(labels), cast("Tensor", mask_value), n, boxes(labels, count))
         falls = (score[n] - left[:, 0]).T.double().cpu()
         values.append(paint(falls, labels))
         importances.append(falls)
