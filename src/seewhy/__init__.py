@@ -15,6 +15,7 @@ from .types import Activations, Card, Explanation, Layers, Model, Prediction
 
 if TYPE_CHECKING:
     from . import testing as testing
+    from .methods.ascent.dream import dream as dream
     from .methods.averaged import smooth as smooth
     from .methods.averaged import tta as tta
     from .methods.explain import explain as explain
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "activations": "trace.layers:activations",
+    "dream": "methods.ascent.dream:dream",
     "explain": "methods.explain:explain",
     "layers": "trace.layers:layers",
     "load": "models:load",

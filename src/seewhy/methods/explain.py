@@ -16,7 +16,7 @@ from seewhy.models import wrap
 from seewhy.models.scripted import step_by_step
 from seewhy.trace import question
 from seewhy.trace.choice import Seen, find, survey
-from seewhy.trace.forward import bytes_a_sample, quiet, ready, run
+from seewhy.trace.forward import quiet, ready, run
 from seewhy.trace.layout import own
 from seewhy.trace.outputs import join
 from seewhy.trace.predict import ALREADY, probabilities
@@ -28,12 +28,11 @@ from .averaged import Averaged, average
 from .families import FAMILIES, Given, Member, Scene, batches
 from .method import Method, fill
 from .progress import tracked
+from .room import check_sizes, room_for
 
 if TYPE_CHECKING:
     from seewhy.types import Indices, Inputs, Model, Scores
 
-BATCH = {"cpu": (8, 4)}  # without and with a graph through the whole network, see docs/decisions.md
-BATCH_ELSEWHERE = (32, 32)
 UPSAMPLING = ("bicubic", "linear", "nearest", "none")
 
 
@@ -120,7 +119,7 @@ def explain(
     reads = any(member.method.feeds == "layer_gradient" for member in members)
     if feature_layer is not None and not reads:
         raise OptionError(f"feature_layer={feature_layer!r}: {', '.join(names)} read no layer; leave it out.")
-    _check_sizes(batch_size, max_memory)
+    check_sizes(batch_size, max_memory)
     model, inputs = ready(model, x, device)
     _check_needs(model, names, members)
     if any(member.method.feeds == "rectifier_rule" for member in members):
@@ -132,7 +131,7 @@ def explain(
     with quiet(model), tracked(", ".join(names), progress) as advance:
         graph = any(FAMILIES[m.method.feeds] is FAMILIES["input_gradient"] for m in members)
         layers = _layers(model, inputs, feature_layer, reduction_layer) if reads else _Layers()
-        room = [_size(model, inputs, batch_size, max_memory, graph or not reads)]
+        room = [room_for(model, inputs, batch_size, max_memory, graph or not reads)]
         call = _Call(model, members, target, score, reduction_layer, layers.feature, graph, room, seed, advance)
         pieces = list(batches(lambda a, b: _explain_batch(call, inputs[a:b], slice(a, b)), len(inputs), room))
 
@@ -331,20 +330,3 @@ def _check_needs(model: Model, names: list[str], members: list[Member]) -> None:
                 f"{name} needs {member.method.needs}, {model.name} can give {model.can}. "
                 f"Methods that work: {', '.join(works) or 'none'}."
             )
-
-
-def _check_sizes(batch_size: int | str, max_memory: int | None) -> None:
-    for name, value, other in (("batch_size", batch_size, "auto"), ("max_memory", max_memory, None)):
-        if value != other and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise OptionError(f"{name}={value!r}: a whole number above 0, or {other!r}.")
-
-
-def _size(model: Model, x: Inputs, batch_size: int | str, max_memory: int | None, graph: bool) -> int:
-    """How many samples a pass may hold."""
-    size = batch_size if isinstance(batch_size, int) else BATCH.get(x.device.type, BATCH_ELSEWHERE)[graph]
-    if max_memory is None:
-        return size
-    each = bytes_a_sample(model, x)
-    if each > max_memory:
-        raise OptionError(f"max_memory={max_memory}: one sample of {model.name} needs about {each} bytes.")
-    return min(size, max_memory // each)
