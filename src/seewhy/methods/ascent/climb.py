@@ -14,7 +14,7 @@ from seewhy.trace.forward import run, suspect
 from seewhy.trace.outputs import finite
 from seewhy.trace.reading import Reading, means
 
-from .pyramid import Units, bounded, carried, seeing
+from .pyramid import Units, carried, drawn, seeing
 from .uphill import uphill
 
 if TYPE_CHECKING:
@@ -65,39 +65,39 @@ def climb(ascent: Ascent, start: Inputs, channels: tuple[int, ...]) -> Inputs:
 
     Args:
         ascent: what is asked.
-        start: [n, C, *S0] at any size.
+        start: z [n, C, *S0] at any size.
         channels: n of them.
 
     Raises:
         ModelError: a gradient is not finite, or zero all through the first level.
     """
-    picture = before = maps.resample(start, ascent.levels[0][0])
+    z = before = maps.resample(start, ascent.levels[0][0])
     for level, (size, _) in enumerate(ascent.levels):
         if level:
             after = maps.resample(start, size)
-            picture, before = carried(picture, before, after), after
-        picture = _level(ascent, level, bounded(picture, ascent.frame), channels)
-    return picture
+            z, before = carried(z, before, after), after
+        z = _level(ascent, level, z, channels)
+    return drawn(z, ascent.frame)
 
 
-def _level(ascent: Ascent, level: int, picture: Inputs, channels: tuple[int, ...]) -> Inputs:
-    steps, axes = ascent.steps, picture.ndim - 2
-    roll, noise = shifts(ascent.seed, steps.jitter, axes), normal(ascent.seed, picture)
-    answered = torch.zeros(len(picture), dtype=torch.bool, device=picture.device)
+def _level(ascent: Ascent, level: int, z: Inputs, channels: tuple[int, ...]) -> Inputs:
+    steps, axes = ascent.steps, z.ndim - 2
+    roll, noise = shifts(ascent.seed, steps.jitter, axes), normal(ascent.seed, z)
+    answered = torch.zeros(len(z), dtype=torch.bool, device=z.device)
     for i in range(steps.iterations):
         number = level * steps.iterations + i
-        gradient, values = _gradient(ascent, level, picture, channels, roll(number))
+        gradient, values = _gradient(ascent, level, z, channels, roll(number))
         _tell(ascent, Reached(level, i, channels, values))
         alive = gradient.flatten(1).any(1)
         answered |= alive
         if not alive.all():  # behind a closed rectifier nothing points anywhere: walk at random until something does
             gradient = gradient.where(alive.view(-1, *[1] * (axes + 1)), noise(number + 1, number + 2))
         way = uphill(
-            gradient, picture, parametrisation=steps.parametrisation, colours=ascent.frame.known, blur=steps.blur,
+            gradient, z, parametrisation=steps.parametrisation, colours=ascent.frame.known, blur=steps.blur,
             total_variation=steps.total_variation,
         )  # fmt: skip
         shrinking = 1 - i / steps.iterations  # large steps find the shapes, small ones the rest
-        picture = bounded(picture + steps.step * shrinking * way, ascent.frame)
+        z = z + steps.step * shrinking * way
     if level == 0 and not answered.all():
         dead = [str(c) for c, one in zip(channels, answered.tolist(), strict=True) if not one]
         raise ModelError(
@@ -106,16 +106,16 @@ def _level(ascent: Ascent, level: int, picture: Inputs, channels: tuple[int, ...
         )
     if ascent.watch is not None:
         with torch.no_grad():
-            _, values = _ask(ascent, level, picture, channels, [0] * axes, graph=False)
+            _, values = _ask(ascent, level, z, channels, [0] * axes, graph=False)
         _tell(ascent, Reached(level, steps.iterations, channels, values))
-    return picture
+    return z
 
 
 def _gradient(
-    ascent: Ascent, level: int, picture: Inputs, channels: tuple[int, ...], shift: list[int]
+    ascent: Ascent, level: int, z: Inputs, channels: tuple[int, ...], shift: list[int]
 ) -> tuple[Inputs, Tensor]:
-    """The gradient of each picture's own channel at it, and the activations."""
-    leaf, values = _ask(ascent, level, picture, channels, shift, graph=True)
+    """The gradient of each picture's own channel at its z, and the activations."""
+    leaf, values = _ask(ascent, level, z, channels, shift, graph=True)
     gradient = torch.autograd.grad(values.sum(), leaf)[0]
     if not finite(gradient):
         raise ModelError(f"the gradient of {ascent.model.name} holds NaN or infinite values{suspect(ascent.model)}.")
@@ -123,11 +123,11 @@ def _gradient(
 
 
 def _ask(
-    ascent: Ascent, level: int, picture: Inputs, channels: tuple[int, ...], shift: list[int], *, graph: bool
+    ascent: Ascent, level: int, z: Inputs, channels: tuple[int, ...], shift: list[int], *, graph: bool
 ) -> tuple[Inputs, Tensor]:
-    """The pictures as they went in, and the activation of each one's own channel."""
+    """The leaf that went in, and the activation of each one's own channel."""
     seen = seeing(ascent.model, ascent.frame, ascent.levels[level][1], shift, ascent.like)
-    done = run(seen, picture, graph=graph, feature=ascent.asked.layer)
+    done = run(seen, z, graph=graph, feature=ascent.asked.layer)
     every = means(done, ascent.model, ascent.asked)
     return done.x, every.gather(1, torch.tensor(channels, device=every.device).unsqueeze(1)).squeeze(1)
 

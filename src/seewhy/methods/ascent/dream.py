@@ -23,7 +23,7 @@ from seewhy.trace.reading import Reading, reading
 from seewhy.types import Can, Card, Model
 
 from .climb import Ascent, Reached, Steps, climb
-from .pyramid import Units, bounded, seeing, sizes, stretched, units
+from .pyramid import Units, seeing, sizes, stretched, undrawn, units
 from .uphill import PARAMETRISATIONS
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def dream(
         iterations: steps a level.
         pyramid_levels: how many sizes.
         pyramid_scale: each level is larger by this factor, above 1; the last has `size`, the first is smaller by
-            pyramid_scale ** (pyramid_levels - 1). A network that refuses small inputs is shown each level enlarged.
+            pyramid_scale ** (pyramid_levels - 1). A network that refuses a level's size is shown it resampled.
         initial: where to start: a batch of 1 or K, or what the model's `prepare` takes. None: noise around grey.
         size: of the pictures, a number or one an axis; default: that of `initial`, else the card's, else 224.
         parametrisation: "fourier": steps whose frequencies and colours are spread as in photographs; "pixels": each
@@ -114,21 +114,20 @@ def dream(
     if layer is not None and Can.LAYERS not in wrapped.can:
         raise ModelError(f"{wrapped.name} has no layers that can be seen: use layer=None, its output.")
     named, x = _input(wrapped, initial, size, device)
-    frame, final = units(named, x), _size(size, x)
+    frame, final = units(named, x), tuple(x.shape[2:]) if size is None else _sides(size, x.ndim - 2)
     if len(x) not in (1, len(wanted)):
         raise InputError(f"initial holds {len(x)} pictures for {len(wanted)} channels: give 1, or one a channel.")
 
     with quiet(named), tracked("dream", progress) as advance:
-        asked = _asked(named, maps.resample(x[:1], final), layer, wanted)
-        shown = [(s, _shown(named, x, frame, s, final, asked)) for s in sizes(final, pyramid_levels, pyramid_scale)]
+        asked = _asked(named, x[:1], layer, wanted)
+        shown = [(s, _shown(named, x, frame, s, asked)) for s in sizes(final, pyramid_levels, pyramid_scale)]
         ascent = Ascent(named, asked, frame, shown, steps, seed, x[:0], advance, watch)
-        start = bounded(x.to(frame.mean.dtype) * frame.std + frame.mean, frame)
+        start = undrawn(x.to(frame.mean.dtype) * frame.std + frame.mean, frame)
         if initial is None:
-            grey = torch.full_like(start[:1], 0.5 if frame.known else 0.0)
-            start = maps.resample(grey, shown[0][0])
-            start = bounded(start + NOISE * normal(seed, start)(0, 1), frame)
+            start = start.new_zeros(1, start.shape[1], *shown[0][0])  # grey
+            start = NOISE * normal(seed, start)(0, 1)
         start = start.expand(len(wanted), *start.shape[1:])
-        room = [room_for(named, maps.resample(x[:1], final), batch_size, max_memory, graph=True)]
+        room = [room_for(named, maps.resample(x[:1], shown[-1][1]), batch_size, max_memory, graph=True)]
         parts = batches(lambda a, b: climb(ascent, start[a:b], wanted[a:b]).cpu(), len(wanted), room)
         pictures = torch.cat(list(parts))
     return stretched(pictures) if scaling == "linear" else pictures
@@ -169,8 +168,10 @@ def _input(model: Model, initial: Any, size: Any, device: str) -> tuple[Model, I
     if isinstance(card, Card):
         channels, sides = len(card.mean), tuple(card.size)
     elif stem is not None:
-        channels, sides = stem.in_channels, (SIDE,) * 2 if len(stem.kernel_size) == 2 else ()
-        sides = sides or _known(size, len(stem.kernel_size))
+        axes = len(stem.kernel_size)
+        if size is None and axes != 2:
+            raise OptionError(f"size=None: {model.name} takes inputs of {axes} axes; give their lengths, or initial.")
+        channels, sides = stem.in_channels, _sides(SIDE if size is None else size, axes)
     else:
         raise OptionError(
             f"nothing says what {model.name} takes: it has no card and begins with no convolution. Give initial, a "
@@ -184,17 +185,8 @@ def _stem(model: Model) -> Any:
     return next((one for one in layers if isinstance(one, (nn.Conv1d, nn.Conv2d, nn.Conv3d))), None)
 
 
-def _known(size: Any, axes: int) -> tuple[int, ...]:
-    if size is None:
-        raise OptionError(f"size=None: this network takes inputs of {axes} axes; give their lengths, or initial.")
-    return (1,) * axes
-
-
-def _size(given: Any, x: Inputs) -> tuple[int, ...]:
-    axes = x.ndim - 2
-    if given is None:
-        return tuple(x.shape[2:])
-    sides = (given,) * axes if isinstance(given, (int, np.integer)) else tuple(given)
+def _sides(given: Any, axes: int) -> tuple[int, ...]:
+    sides = tuple(given) if isinstance(given, (list, tuple)) else (given,) * axes
     whole = all(isinstance(s, (int, np.integer)) and not isinstance(s, bool) and s >= 1 for s in sides)
     if len(sides) != axes or not whole:
         raise OptionError(f"size={given!r}: a whole number above 0, or {axes} of them, one an axis.")
@@ -204,7 +196,7 @@ def _size(given: Any, x: Inputs) -> tuple[int, ...]:
 def _asked(model: Model, x: Inputs, layer: str | None, channels: tuple[int, ...]) -> Reading:
     try:
         asked = reading(model, x, layer)
-    except AssertionError as error:  # how some networks refuse a size
+    except AssertionError as error:
         raise ModelError(f"{model.name} refuses an input of {list(x.shape)}: {error}") from error
     what = f"the output of {model.name}" if layer is None else f"layer {layer!r}"
     for channel in channels:
@@ -215,15 +207,14 @@ def _asked(model: Model, x: Inputs, layer: str | None, channels: tuple[int, ...]
     return asked
 
 
-def _shown(
-    model: Model, x: Inputs, frame: Units, size: tuple[int, ...], final: tuple[int, ...], asked: Reading
-) -> tuple[int, ...]:
-    """The size that the network is shown a level in: its own where the network takes it, else the final one."""
-    if size == final:
-        return final
-    picture = maps.resample(x[:1].to(frame.mean.dtype), size)
+def _shown(model: Model, x: Inputs, frame: Units, size: tuple[int, ...], asked: Reading) -> tuple[int, ...]:
+    """The size in which the network is shown a level: the level's own where the network takes it, else that of x."""
+    native = tuple(x.shape[2:])
+    if size == native:
+        return native
+    z = x.new_zeros(1, x.shape[1], *size, dtype=frame.mean.dtype)
     try:
-        run(seeing(model, frame, size, [0] * len(size), x), picture, graph=False, feature=asked.layer)
-    except (ModelError, AssertionError):
-        return final
+        run(seeing(model, frame, size, [0] * len(size), x), z, graph=False, feature=asked.layer)
+    except (ModelError, AssertionError):  # some networks refuse a size by an assertion
+        return native
     return size

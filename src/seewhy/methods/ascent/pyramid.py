@@ -19,8 +19,15 @@ if TYPE_CHECKING:
     from seewhy.types import Inputs, Model
 
 
+BLACK = 1 / 512  # half a step of 8 bits; a sigmoid never gets to 0 and 1
+
+
 class Units(NamedTuple):
-    """What a network sees of a picture: (picture - mean) / std. Where no card says so, the picture itself."""
+    """What a network sees of a picture: (picture - mean) / std. Where no card says so, the picture itself.
+
+    Where pictures lie in 0..1, what moves is z, with picture = sigmoid(4 z): grey at 0, where the slope is 1. Cutting
+    values off after a step would do for single pixels, but a filtered step that is cut off need not go uphill.
+    """
 
     mean: Tensor
     std: Tensor
@@ -37,8 +44,18 @@ def units(model: Model, x: Inputs) -> Units:
     return Units(mean, std, known)
 
 
+def drawn(z: Inputs, frame: Units) -> Inputs:
+    """The picture of z."""
+    return (4 * z).sigmoid() if frame.known else z
+
+
+def undrawn(picture: Inputs, frame: Units) -> Inputs:
+    """The z of a picture."""
+    return picture.logit(BLACK) / 4 if frame.known else picture
+
+
 def seeing(model: Model, frame: Units, size: Sequence[int], shift: Sequence[int], like: Tensor) -> Model:
-    """The model as a function of the picture: rolled, brought to the size that the network takes, normalised.
+    """The model as a function of z: rolled, made a picture of the size that the network takes, normalised.
 
     Args:
         model: who answers.
@@ -48,17 +65,12 @@ def seeing(model: Model, frame: Units, size: Sequence[int], shift: Sequence[int]
         like: a tensor in the network's precision.
     """
 
-    def forward(picture: Tensor) -> object:
-        rolled = picture.roll(tuple(shift), tuple(range(2, picture.ndim)))
-        x = (maps.resample(rolled, size) - frame.mean) / frame.std
+    def forward(z: Tensor) -> object:
+        picture = drawn(z.roll(tuple(shift), tuple(range(2, z.ndim))), frame)
+        x = (maps.resample(picture, size) - frame.mean) / frame.std
         return model.forward(own(x.to(like.dtype), model.layout))
 
     return replace(model, forward=forward, layout=None)
-
-
-def bounded(picture: Inputs, frame: Units) -> Inputs:
-    """Within 0..1 where that is what pictures are."""
-    return picture.clamp(0, 1) if frame.known else picture
 
 
 def sizes(final: Sequence[int], levels: int, scale: float) -> list[tuple[int, ...]]:
@@ -66,15 +78,15 @@ def sizes(final: Sequence[int], levels: int, scale: float) -> list[tuple[int, ..
     return [tuple(max(1, round(s / scale**left)) for s in final) for left in reversed(range(levels))]
 
 
-def carried(picture: Inputs, before: Inputs, after: Inputs) -> Inputs:
-    """A picture at the next level: what was changed so far is enlarged and added to the start at that level.
+def carried(z: Inputs, before: Inputs, after: Inputs) -> Inputs:
+    """The next level's z: what was changed so far is enlarged and added to the start at that level.
 
     Args:
-        picture: as it is now.
+        z: as it is now.
         before: the start at its size.
         after: the start at the next size.
     """
-    return after + maps.resample(picture - before, after.shape[2:])
+    return after + maps.resample(z - before, after.shape[2:])
 
 
 def stretched(pictures: Inputs) -> Inputs:

@@ -1,7 +1,7 @@
 """Which way a picture should go: from the gradient of an activation to a step of size one. Nothing here sees a model.
 
-A parametrisation writes the picture as D z and ascends in z. D is linear and symmetric, so a step along the gradient
-in z moves the picture along D² g: nothing but the gradient g, filtered. D² is a power spectrum, and a colour matrix.
+A parametrisation writes z, of which the picture is made, as D c and ascends in c. D is linear and symmetric, so a step
+along the gradient in c moves z along D² g: the gradient g, filtered. D² is a power spectrum, and a matrix of colours.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SPREAD = (1.0, 0.4, 0.15)
 
 def uphill(
     gradient: Inputs,
-    picture: Inputs,
+    z: Inputs,
     *,
     parametrisation: str = "pixels",
     colours: bool = False,
@@ -39,8 +39,8 @@ def uphill(
     """The direction of one step, with a root mean square of 1 in each sample; where the gradient is zero, zero.
 
     Args:
-        gradient: of the activation at the picture.
-        picture: where it is.
+        gradient: of the activation by z, of which the picture is made value by value.
+        z: where it is.
         parametrisation: "pixels": each value on its own (Simonyan et al. 2014, section 2); "fourier": coefficients of
             a Fourier basis, scaled as in photographs (Olah et al. 2017, "Preconditioning").
         colours: whether the 3 channels are red, green and blue, which "fourier" then decorrelates.
@@ -49,10 +49,10 @@ def uphill(
     """
     slope = unit(gradient)
     if total_variation:
-        slope = slope - total_variation * variation_slope(picture)
+        slope = slope - total_variation * variation_slope(z)
     fourier = parametrisation == "fourier"
     if fourier or blur:
-        slope = filtered(slope, spectrum(picture.shape[2:], fourier, blur))
+        slope = filtered(slope, spectrum(z.shape[2:], fourier, blur))
     if fourier and colours:
         slope = torch.einsum("ij,nj...->ni...", colour_matrix().to(slope), slope)
     return unit(slope)
@@ -95,15 +95,15 @@ def colour_matrix() -> Float[Tensor, "3 3"]:
     return matrix
 
 
-def variation_slope(picture: Inputs) -> Inputs:
+def variation_slope(z: Inputs) -> Inputs:
     """Gradient of the total variation, the sum of √(squared differences to the next neighbours + EDGE²).
 
     Rudin, Osher and Fatemi 1992; Mahendran and Vedaldi 2015, section 3, with β = 1.
     """
-    axes = range(2, picture.ndim)
-    steps = [picture.diff(dim=a, append=picture.narrow(a, -1, 1)) for a in axes]
+    axes = range(2, z.ndim)
+    steps = [z.diff(dim=a, append=z.narrow(a, -1, 1)) for a in axes]
     length = torch.stack([d.square() for d in steps]).sum(0).add(EDGE**2).sqrt()
-    slope = torch.zeros_like(picture)
+    slope = torch.zeros_like(z)
     for axis, step in zip(axes, steps, strict=True):
         flow = step / length
         slope += flow.roll(1, axis) - flow  # the last step is zero, so nothing comes round
