@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from seewhy import maps
 from seewhy.errors import ModelError
-from seewhy.methods.draws import normal, shifts
+from seewhy.methods.draws import shifts
 from seewhy.trace.forward import run, suspect
 from seewhy.trace.outputs import finite
 from seewhy.trace.reading import Reading, means
+from seewhy.trace.rectifiers import find, rectified
 
 from .pyramid import Units, carried, drawn, seeing
 from .uphill import uphill
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor
 
     from seewhy.types import Inputs, Model
@@ -39,10 +42,10 @@ class Steps(NamedTuple):
     """How the picture moves."""
 
     iterations: int
-    step: float
+    step: int | float
     jitter: int
-    blur: float
-    total_variation: float
+    blur: int | float
+    total_variation: int | float
     parametrisation: str
 
 
@@ -60,7 +63,7 @@ class Ascent(NamedTuple):
     watch: Callable[[Reached], object] | None
 
 
-def climb(ascent: Ascent, start: Inputs, channels: tuple[int, ...]) -> Inputs:
+def climb(ascent: Ascent, start: Inputs, channels: tuple[int, ...]) -> Float[Tensor, "N C *R"]:
     """Pictures [n, C, *S], one for each channel.
 
     Args:
@@ -69,57 +72,64 @@ def climb(ascent: Ascent, start: Inputs, channels: tuple[int, ...]) -> Inputs:
         channels: n of them.
 
     Raises:
-        ModelError: a gradient is not finite, or zero all through the first level.
+        ModelError: a gradient is not finite, or a channel's is zero all the way.
     """
     z = before = maps.resample(start, ascent.levels[0][0])
+    answered = torch.zeros(len(z), dtype=torch.bool, device=z.device)
     for level, (size, _) in enumerate(ascent.levels):
         if level:
             after = maps.resample(start, size)
             z, before = carried(z, before, after), after
-        z = _level(ascent, level, z, channels)
-    return drawn(z, ascent.frame)
-
-
-def _level(ascent: Ascent, level: int, z: Inputs, channels: tuple[int, ...]) -> Inputs:
-    steps, axes = ascent.steps, z.ndim - 2
-    roll, noise = shifts(ascent.seed, steps.jitter, axes), normal(ascent.seed, z)
-    answered = torch.zeros(len(z), dtype=torch.bool, device=z.device)
-    for i in range(steps.iterations):
-        number = level * steps.iterations + i
-        gradient, values = _gradient(ascent, level, z, channels, roll(number))
-        _tell(ascent, Reached(level, i, channels, values))
-        alive = gradient.flatten(1).any(1)
+        z, alive = _level(ascent, level, z, channels)
         answered |= alive
-        if not alive.all():  # behind a closed rectifier nothing points anywhere: walk at random until something does
-            gradient = gradient.where(alive.view(-1, *[1] * (axes + 1)), noise(number + 1, number + 2))
-        way = uphill(
-            gradient, z, parametrisation=steps.parametrisation, colours=ascent.frame.known, blur=steps.blur,
-            total_variation=steps.total_variation,
-        )  # fmt: skip
-        shrinking = 1 - i / steps.iterations  # large steps find the shapes, small ones the rest
-        z = z + steps.step * shrinking * way
-    if level == 0 and not answered.all():
+    if not answered.all():
         dead = [str(c) for c, one in zip(channels, answered.tolist(), strict=True) if not one]
         raise ModelError(
             f"channel {', '.join(dead)} of layer {ascent.asked.layer!r} has a gradient of zero at every picture tried: "
             "leave it out, start from a picture that it answers to (initial), or use another seed."
         )
+    return drawn(z, ascent.frame)
+
+
+def _level(ascent: Ascent, level: int, z: Inputs, channels: tuple[int, ...]) -> tuple[Inputs, Tensor]:
+    """The z after the steps of one level, and for each whether its gradient was ever other than zero."""
+    steps, axes = ascent.steps, z.ndim - 2
+    roll = shifts(ascent.seed, steps.jitter, axes)
+    answered = torch.zeros(len(z), dtype=torch.bool, device=z.device)
+    for i in range(steps.iterations):
+        gradient, values, alive = _gradient(ascent, level, z, channels, roll(level * steps.iterations + i))
+        _tell(ascent, Reached(level, i, channels, values))
+        answered |= alive
+        way = uphill(
+            gradient, z, parametrisation=steps.parametrisation, colours=ascent.frame.known, blur=steps.blur,
+            total_variation=steps.total_variation,
+        )  # fmt: skip
+        z = z + steps.step * (1 - i / steps.iterations) * way  # large steps find the shapes, small ones the rest
     if ascent.watch is not None:
         with torch.no_grad():
             _, values = _ask(ascent, level, z, channels, [0] * axes, graph=False)
         _tell(ascent, Reached(level, steps.iterations, channels, values))
-    return z
+    return z, answered
 
 
 def _gradient(
     ascent: Ascent, level: int, z: Inputs, channels: tuple[int, ...], shift: list[int]
-) -> tuple[Inputs, Tensor]:
-    """The gradient of each picture's own channel at its z, and the activations."""
+) -> tuple[Inputs, Tensor, Tensor]:
+    """The gradient of each picture's own channel at its z, the activations, and where the gradient is not zero.
+
+    Where it is zero, it is taken as if all rectifiers were open (Olah et al. 2017 redirect closed ones likewise).
+    """
     leaf, values = _ask(ascent, level, z, channels, shift, graph=True)
     gradient = torch.autograd.grad(values.sum(), leaf)[0]
+    alive = gradient.flatten(1).any(1)
+    if not alive.all():
+        leaf, again = _ask(ascent, level, z, channels, shift, graph=True)
+        with suppress(ModelError), rectified(find(again), lambda passed, arriving: arriving):
+            opened = torch.autograd.grad(again.sum(), leaf)[0]
+            gradient = gradient.where(alive.view(-1, *[1] * (z.ndim - 1)), opened)
     if not finite(gradient):
         raise ModelError(f"the gradient of {ascent.model.name} holds NaN or infinite values{suspect(ascent.model)}.")
-    return gradient, values.detach()
+    return gradient, values.detach(), alive
 
 
 def _ask(

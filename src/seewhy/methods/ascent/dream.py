@@ -43,14 +43,14 @@ def dream(
     *,
     iterations: int = 10,
     pyramid_levels: int = 3,
-    pyramid_scale: float = 1.4,
+    pyramid_scale: int | float = 1.4,
     initial: Any = None,
     size: int | Sequence[int] | None = None,
     parametrisation: str = "fourier",
-    step: float = 0.05,
+    step: int | float = 0.05,
     jitter: int = 16,
-    blur: float = 0.0,
-    total_variation: float = 0.0,
+    blur: int | float = 0.0,
+    total_variation: int | float = 0.0,
     scaling: str = "linear",
     batch_size: int | str = "auto",
     max_memory: int | None = None,
@@ -140,7 +140,7 @@ def _channels(given: Any) -> tuple[int, ...]:
     return tuple(int(n) for n in numbers)
 
 
-def _check(steps: Steps, levels: int, scale: float, scaling: str, seed: int) -> None:
+def _check(steps: Steps, levels: int, scale: int | float, scaling: str, seed: int) -> None:
     whole = (("iterations", steps.iterations, 1), ("pyramid_levels", levels, 1), ("jitter", steps.jitter, 0))
     for name, count, least in (*whole, ("seed", seed, 0)):
         if not isinstance(count, (int, np.integer)) or isinstance(count, bool) or count < least:

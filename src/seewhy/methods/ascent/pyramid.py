@@ -14,6 +14,7 @@ from seewhy.types import Card
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from jaxtyping import Float
     from torch import Tensor
 
     from seewhy.types import Inputs, Model
@@ -73,12 +74,12 @@ def seeing(model: Model, frame: Units, size: Sequence[int], shift: Sequence[int]
     return replace(model, forward=forward, layout=None)
 
 
-def sizes(final: Sequence[int], levels: int, scale: float) -> list[tuple[int, ...]]:
+def sizes(final: Sequence[int], levels: int, scale: int | float) -> list[tuple[int, ...]]:
     """The size of each level, coarse to fine; the last is `final`, each is `scale` times the one before."""
     return [tuple(max(1, round(s / scale**left)) for s in final) for left in reversed(range(levels))]
 
 
-def carried(z: Inputs, before: Inputs, after: Inputs) -> Inputs:
+def carried(z: Inputs, before: Inputs, after: Float[Tensor, "N C *R"]) -> Float[Tensor, "N C *R"]:
     """The next level's z: what was changed so far is enlarged and added to the start at that level.
 
     Args:

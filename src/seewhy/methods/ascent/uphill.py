@@ -33,8 +33,8 @@ def uphill(
     *,
     parametrisation: str = "pixels",
     colours: bool = False,
-    blur: float = 0.0,
-    total_variation: float = 0.0,
+    blur: int | float = 0.0,
+    total_variation: int | float = 0.0,
 ) -> Inputs:
     """The direction of one step, with a root mean square of 1 in each sample; where the gradient is zero, zero.
 
@@ -67,7 +67,7 @@ def unit(slope: Inputs) -> Inputs:
     return (flat / root.masked_fill(root == 0, 1)).reshape(slope.shape)
 
 
-def spectrum(size: Sequence[int], fourier: bool, blur: float = 0.0) -> Float[Tensor, "*F"]:
+def spectrum(size: Sequence[int], fourier: bool, blur: int | float = 0.0) -> Float[Tensor, "*F"]:
     """How much of each frequency a step keeps, on the half grid of `rfftn`.
 
     Amplitudes of photographs fall as 1/f (Field 1987), their powers as 1/f², the lowest being that of one wave along
