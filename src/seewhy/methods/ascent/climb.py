@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from seewhy.methods.draws import shifts
 from seewhy.trace.forward import run, suspect
 from seewhy.trace.outputs import finite
 from seewhy.trace.reading import Reading, means
-from seewhy.trace.rectifiers import find, rectified
+from seewhy.trace.rectifiers import outermost, rectified
 
 from .pyramid import Units, carried, drawn, seeing
 from .uphill import uphill
@@ -117,16 +116,16 @@ def _gradient(
 ) -> tuple[Inputs, Tensor, Tensor]:
     """The gradient of each picture's own channel at its z, the activations, and where the gradient is not zero.
 
-    Where it is zero, it is taken as if all rectifiers were open (Olah et al. 2017 redirect closed ones likewise).
+    Where it is zero, the last rectifiers before the channel are taken as open: what they hold back is climbed.
     """
     leaf, values = _ask(ascent, level, z, channels, shift, graph=True)
     gradient = torch.autograd.grad(values.sum(), leaf)[0]
     alive = gradient.flatten(1).any(1)
     if not alive.all():
         leaf, again = _ask(ascent, level, z, channels, shift, graph=True)
-        with suppress(ModelError), rectified(find(again), lambda passed, arriving: arriving):
+        with rectified(outermost(again), lambda passed, arriving: arriving):
             opened = torch.autograd.grad(again.sum(), leaf)[0]
-            gradient = gradient.where(alive.view(-1, *[1] * (z.ndim - 1)), opened)
+        gradient = gradient.where(alive.view(-1, *[1] * (z.ndim - 1)), opened)
     if not finite(gradient):
         raise ModelError(f"the gradient of {ascent.model.name} holds NaN or infinite values{suspect(ascent.model)}.")
     return gradient, values.detach(), alive

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 SIDE = 224  # pixels, where nobody says
 NOISE = 0.02  # standard deviation of the start, around the middle grey
+BATCH = {"cpu": 1}  # see docs/decisions.md
+BATCH_ELSEWHERE = 8
 SCALINGS = ("linear", "none")
 
 
@@ -87,10 +89,12 @@ def dream(
         total_variation: weight of a smooth picture, beside a gradient scaled to 1; 0.1 to 0.5 show.
         scaling: "linear": each picture is stretched to [0, 1]; "none": as it was climbed, which is within [0, 1] where
             the model has a card, else in the network's own units.
-        batch_size: pictures a pass; "auto": 4 on a CPU. Halved wherever an allocator refuses.
+        batch_size: pictures a pass; "auto": 1 on a CPU, else 8. Halved wherever an allocator refuses. More are faster,
+            but passes of another size round otherwise, and an ascent turns that into other details.
         max_memory: bytes that a pass may add; the batch is chosen to hold it, from one measured picture.
         device: "auto": where the network lies.
-        seed: of the noise and the jitter, the same for every channel; same seed, same picture, up to rounding.
+        seed: of the noise and the jitter, the same for every channel. Same seed, same picture: on a CPU with passes of
+            1 to the bit, whatever else is asked along; else up to rounding.
         watch: called with a `Reached` (level, iteration, channels, activations) before each step and after the last
             of each level: `watch=reached.append` keeps the whole ascent.
         progress: show a bar with the activations on work over two seconds; default: on a terminal.
@@ -127,7 +131,9 @@ def dream(
             start = start.new_zeros(1, start.shape[1], *shown[0][0])  # grey
             start = NOISE * normal(seed, start)(0, 1)
         start = start.expand(len(wanted), *start.shape[1:])
-        room = [room_for(named, maps.resample(x[:1], shown[-1][1]), batch_size, max_memory, graph=True)]
+        largest = maps.resample(x[:1], shown[-1][1])
+        rows = BATCH.get(x.device.type, BATCH_ELSEWHERE) if batch_size == "auto" else batch_size
+        room = [room_for(named, largest, rows, max_memory, graph=True)]
         parts = batches(lambda a, b: climb(ascent, start[a:b], wanted[a:b]).cpu(), len(wanted), room)
         pictures = torch.cat(list(parts))
     return stretched(pictures) if scaling == "linear" else pictures
