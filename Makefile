@@ -24,7 +24,9 @@ bench: .venv/dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check grad-cam torchcam
 	$(BIN)/python -m benchmarks.gradient
 	$(BIN)/python -m benchmarks.gradcam
+	$(BIN)/python -m benchmarks.cam
 	$(BIN)/python -m benchmarks.occlusion
+	$(BIN)/python -m benchmarks.dream
 	$(BIN)/python docs/generate.py
 
 # guided backprop by four libraries, on networks of every make

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .evidence.measure import compare as compare
     from .evidence.measure import measure as measure
     from .evidence.randomize import randomize as randomize
+    from .methods.ascent.dream import dream as dream
     from .methods.averaged import smooth as smooth
     from .methods.averaged import tta as tta
     from .methods.explain import explain as explain
@@ -39,6 +40,7 @@ _WHERE = {
     "activations": "trace.layers:activations",
     "check": "evidence.check:check",
     "compare": "evidence.measure:compare",
+    "dream": "methods.ascent.dream:dream",
     "explain": "methods.explain:explain",
     "layers": "trace.layers:layers",
     "load": "models:load",

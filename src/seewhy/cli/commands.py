@@ -130,7 +130,10 @@ def checks(as_json: Json = False) -> None:
     from seewhy.pictures.table import table
 
     heads = ("check", "question", "passes", "fails", "paper")
-    rows = [(f"{name} {c.title}", c.question, c.passes, c.fails, c.paper) for name, c in CHECKS.items()]
+    rows = [
+        (f"{name} {c.title}", c.question, c.passes or f"{c.better} is better", c.fails, c.paper)
+        for name, c in CHECKS.items()
+    ]
     for row in rows if as_json else ():
         print(json.dumps(dict(zip(heads, row, strict=True))))
     if not as_json:
@@ -168,6 +171,44 @@ def check(
     else:
         print(found)
         print(*files, sep="\n")
+
+
+@app.command()
+def dream(
+    channel: Annotated[list[int] | None, typer.Option(help="Which one, repeated for several.")] = None,
+    layer: Annotated[str | None, typer.Option(
+        help="Its name, see 'seewhy layers' (default: the network's output).")] = None,
+    best_of: Annotated[str | None, typer.Option(
+        help="Instead of --channel: the three best classes of this picture.")] = None,
+    model: Network = "lite0",
+    iterations: Annotated[int, typer.Option(min=1, help="Steps a level.")] = 10,
+    levels: Annotated[int, typer.Option(min=1, help="How many sizes, coarse to fine.")] = 3,
+    scale: Annotated[float, typer.Option(help="Each level is larger by this factor.")] = 1.4,
+    detailed: Annotated[int | None, typer.Option(
+        min=1, help="Add a second row, one level more and this many iterations; 100 takes minutes.")] = None,
+    initial: Annotated[str | None, typer.Option(help="A picture to start from (default: noise).")] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Pixels a side (default: as the network takes it).")] = None,
+    parametrisation: Annotated[Literal["fourier", "pixels"], typer.Option(
+        help="Steps spread as in photographs, or each value on its own.")] = "fourier",
+    step: Annotated[float, typer.Option(help="Change of a level's first step, as a share of black to white.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    out: Out = Path("seewhy-out"),
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Make pictures that please channels of a layer; write each, and one sheet of all."""
+    from .dreams import run
+
+    kinds: dict[str, dict[str, Any]] = {"": {"iterations": iterations, "pyramid_levels": levels}}
+    if detailed is not None:
+        kinds["(High Resolution)"] = {"iterations": detailed, "pyramid_levels": levels + 1}
+    fixed = {"pyramid_scale": scale, "initial": initial, "size": size, "parametrisation": parametrisation}
+    for line in run(model, layer, channel, best_of, kinds, {**fixed, "step": step, "seed": seed}, out):
+        if as_json:
+            print(json.dumps(line))
+        elif "channel" in line:
+            print(f"{line['title']}: activation {line['start']:.4g} to {line['end']:.4g}", line["file"], sep="\n")
+        else:
+            print(line["sheet"])
 
 
 def explain(

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from seewhy.errors import ModelError, OptionError, unknown
 from seewhy.trace.choice import Seen, find, survey
-from seewhy.trace.forward import bytes_a_sample
 
 from . import METHODS
 from .averaged import Averaged
@@ -16,9 +15,6 @@ from .method import Method, fill
 
 if TYPE_CHECKING:
     from seewhy.types import Inputs, Model
-
-BATCH = {"cpu": (8, 4)}  # without and with a graph through the whole network, see docs/decisions.md
-BATCH_ELSEWHERE = (32, 32)
 
 
 def is_one(method: Any) -> bool:
@@ -60,28 +56,6 @@ def check_needs(model: Model, names: list[str], members: list[Member]) -> None:
                 f"{name} needs {member.method.needs}, {model.name} can give {model.can}. "
                 f"Methods that work: {', '.join(works) or 'none'}."
             )
-
-
-def check_sizes(batch_size: int | str, max_memory: int | None) -> None:
-    """Refuse sizes that are none.
-
-    Raises:
-        OptionError: they are not.
-    """
-    for name, value, other in (("batch_size", batch_size, "auto"), ("max_memory", max_memory, None)):
-        if value != other and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise OptionError(f"{name}={value!r}: a whole number above 0, or {other!r}.")
-
-
-def room_for(model: Model, x: Inputs, batch_size: int | str, max_memory: int | None, graph: bool) -> int:
-    """How many samples a pass may hold."""
-    size = batch_size if isinstance(batch_size, int) else BATCH.get(x.device.type, BATCH_ELSEWHERE)[graph]
-    if max_memory is None:
-        return size
-    each = bytes_a_sample(model, x)
-    if each > max_memory:
-        raise OptionError(f"max_memory={max_memory}: one sample of {model.name} needs about {each} bytes.")
-    return min(size, max_memory // each)
 
 
 class Layers(NamedTuple):

@@ -33,6 +33,16 @@ def uniform(seed: int) -> Callable[..., Tensor]:
     return draws
 
 
+def shifts(seed: int, most: int, axes: int) -> Callable[[int], list[int]]:
+    """draw(j) -> a whole number for each axis, uniform in -most..most."""
+
+    def draw(j: int) -> list[int]:
+        found: list[int] = torch.randint(-most, most + 1, (axes,), generator=_generator(seed, j, 2)).tolist()
+        return found
+
+    return draw
+
+
 def _generator(seed: int, j: int, stream: int) -> torch.Generator:
     state = int(np.random.SeedSequence((seed, j, stream)).generate_state(1, np.uint64)[0])
     return torch.Generator().manual_seed(state)

@@ -26,10 +26,11 @@ from seewhy.types import Card, Evaluations, Explanation
 
 from . import DEFAULT
 from .averaged import Averaged, average, average_layers
-from .checks import Layers, check_needs, check_sizes, is_one, layers_for, members_of, room_for
+from .checks import Layers, check_needs, is_one, layers_for, members_of
 from .families import FAMILIES, Given, Member, Scene, batches
 from .method import Method
 from .progress import tracked
+from .room import check_sizes, room_for
 
 if TYPE_CHECKING:
     from seewhy.types import Indices, Inputs, Model, Scores

@@ -12,8 +12,8 @@ PATIENCE = 2.0  # seconds
 
 
 @contextmanager
-def tracked(what: str, wanted: bool | None) -> Iterator[Callable[[int], None]]:
-    """Give a function that counts passes; the bar appears when the patience is over.
+def tracked(what: str, wanted: bool | None) -> Iterator[Callable[..., None]]:
+    """Give a function (passes, reached="") that counts; the bar appears when the patience is over.
 
     Args:
         what: stands before the bar.
@@ -23,7 +23,7 @@ def tracked(what: str, wanted: bool | None) -> Iterator[Callable[[int], None]]:
     began, count = time.monotonic(), 0
     bars: list[Any] = []
 
-    def advance(passes: int) -> None:
+    def advance(passes: int, reached: str = "") -> None:
         nonlocal count
         count += passes
         if not show:
@@ -32,12 +32,17 @@ def tracked(what: str, wanted: bool | None) -> Iterator[Callable[[int], None]]:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-            columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed} passes"), TimeElapsedColumn())
+            columns = (
+                TextColumn(what),
+                BarColumn(),
+                TextColumn("{task.completed} passes{task.fields[reached]}"),
+                TimeElapsedColumn(),
+            )
             bars.append(Progress(*columns, console=Console(stderr=True, force_terminal=wanted), transient=True))
-            bars[0].add_task(what, total=None)
+            bars[0].add_task(what, total=None, reached=reached)
             bars[0].start()
         for bar in bars:
-            bar.update(bar.task_ids[0], completed=count)
+            bar.update(bar.task_ids[0], completed=count, reached=reached)
 
     try:
         yield advance

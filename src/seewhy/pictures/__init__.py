@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from .colour import COLORMAPS, colormap, colour
 from .files import load, save
+from .gallery import gallery, image
 from .overlay import overlay
 from .sheet import figure, path_figure, png, show
 
-__all__ = ["COLORMAPS", "colormap", "colour", "figure", "load", "overlay", "path_figure", "png", "save", "show"]
+__all__ = [
+    "COLORMAPS",
+    "colormap",
+    "colour",
+    "figure",
+    "gallery",
+    "image",
+    "load",
+    "overlay",
+    "path_figure",
+    "png",
+    "save",
+    "show",
+]

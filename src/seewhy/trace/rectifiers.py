@@ -101,6 +101,21 @@ def _walk(output: Any) -> Iterator[Node]:
                 waiting.append(after)
 
 
+def outermost(output: Any) -> Rectifiers:
+    """The rectifiers nearest to an output, with no other between."""
+    found, waiting = [], [t.grad_fn for t in tensors(output) if t.grad_fn is not None]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if _rectifies(node):
+            found.append(node)
+            continue
+        fresh = [after for after, _ in node.next_functions if after is not None and after not in seen]
+        seen.update(fresh)
+        waiting += fresh
+    return Rectifiers(found, ())
+
+
 def is_activation(node: Node) -> bool:
     """Whether a step is an activation function, smooth ones included."""
     return node.name() in SMOOTH or node.name() in RECTIFIERS or node.name() in BOUNDED

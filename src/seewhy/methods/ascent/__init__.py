@@ -1,0 +1,1 @@
+"""Pictures made to please a unit: gradient ascent on the input."""
