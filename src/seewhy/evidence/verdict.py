@@ -165,7 +165,8 @@ def _word(tests: Mapping[str, Finding], confounded: bool) -> tuple[str, str]:
         return "CONFOUNDED", f"T1: {tests['T1'].reason}"
     for name, test in tests.items():
         if test.verdict not in {"PASS", "NOT APPLICABLE"}:
-            vacuous = "; later passes are vacuous" if (name, test.verdict) == ("T0", "FAIL") else ""
+            empty = "are" if test.verdict == "FAIL" else "may be"
+            vacuous = f"; later passes {empty} vacuous" if name == "T0" else ""
             return "INCONCLUSIVE", f"{name}: {test.reason}{vacuous}"
     return "PASS", "it is informative, and changes with the weights" + (
         " and the class" if tests["T3"].verdict == "PASS" else f" (classes: {tests['T3'].reason})"
