@@ -70,6 +70,7 @@ class Model:
         call: how the module, or a copy of it, is called: (module, input) -> output; None: plainly.
         randomized: parameter tensors that were drawn anew, see `seewhy.randomize`.
         untouched: those that were not.
+        notes: what a reader of its maps must know.
     """
 
     forward: Callable[[Tensor], Any]
@@ -82,6 +83,7 @@ class Model:
     call: Callable[[Any, Tensor], Any] | None = None
     randomized: tuple[str, ...] = ()
     untouched: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     prepare: ClassVar[Callable[..., Tensor]]  # attached in seewhy/__init__.py
 

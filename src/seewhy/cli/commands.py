@@ -31,7 +31,15 @@ app = typer.Typer(
 )
 
 Inputs = Annotated[list[str], typer.Argument(help="Pictures.", show_default=False)]
-Network = Annotated[str, typer.Option("--model", help="The network; lite0 is embedded.")]
+Network = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="lite0 is embedded; timm:NAME@FILE, torchvision:NAME@FILE, "
+        "onnx:FILE, pt2:FILE, ts:FILE, py:package.module:factory.",
+    ),
+]
+Code = Annotated[bool, typer.Option("--allow-code", help="Allow a model py:…, which runs your code.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line instead of text.")]
 Crop = Annotated[bool, typer.Option("--crop", help="Cut out the centre, as the network's card says.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the figures.", show_default=True)]
@@ -49,6 +57,7 @@ def demo(out: Out = Path("seewhy-demo")) -> None:
 def predict(
     inputs: Inputs,
     model: Network = "lite0",
+    code: Code = False,
     top: Annotated[int, typer.Option(min=1, help="How many classes.")] = 3,
     crop: Crop = False,
     as_json: Json = False,
@@ -57,7 +66,7 @@ def predict(
     import seewhy
     from seewhy.pictures.table import prediction
 
-    network = seewhy.load(model)
+    network = seewhy.load(model, allow_code=code)
     found = seewhy.predict(network, network.prepare(inputs, crop="card" if crop else None), top=top)
     if not as_json:
         print(prediction(found, [Path(name).name for name in inputs]))
@@ -81,11 +90,11 @@ def methods(as_json: Json = False) -> None:
 
 
 @app.command()
-def layers(model: Network = "lite0", as_json: Json = False) -> None:
+def layers(model: Network = "lite0", code: Code = False, as_json: Json = False) -> None:
     """List what runs inside a network, in order."""
     import seewhy
 
-    found = seewhy.layers(seewhy.load(model))
+    found = seewhy.layers(seewhy.load(model, allow_code=code))
     if not as_json:
         print(found)
     for row in found if as_json else ():
@@ -97,6 +106,7 @@ def activations(
     inputs: Inputs,
     layer: Annotated[str, typer.Option(help="Its name, see 'seewhy layers'.")],
     model: Network = "lite0",
+    code: Code = False,
     channels: Annotated[int, typer.Option(min=1, help="How many of them the montage shows.")] = 12,
     out: Out = Path("seewhy-out"),
     as_json: Json = False,
@@ -105,7 +115,7 @@ def activations(
     import seewhy
 
     folder = writable(out)
-    network = seewhy.load(model)
+    network = seewhy.load(model, allow_code=code)
     found = seewhy.activations(network, network.prepare(inputs), layer)
     tiles = [found.montage(channels, sample=n) for n in range(len(inputs))]
     shape = " × ".join(map(str, found.values.shape[1:]))
@@ -145,6 +155,7 @@ def check(
     inputs: Inputs,
     method: Annotated[list[str], typer.Option(help="Repeat it for several; see 'seewhy methods'.")],
     model: Network = "lite0",
+    code: Code = False,
     target: Annotated[str | None, typer.Option(help="Class index or label (default: the best of each).")] = None,
     level: Annotated[Literal["quick", "full"], typer.Option(help="16 inputs and 4 draws, or 64 and 8.")] = "quick",
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
@@ -158,7 +169,7 @@ def check(
         if name not in METHODS:
             raise unknown("method", name, METHODS)
     folder = writable(out)
-    network = seewhy.load(model)
+    network = seewhy.load(model, allow_code=code)
     aim = _targets([target] if target else None)
     found = seewhy.check(network, network.prepare(inputs), method, target=aim, level=level, seed=seed)
     files = [folder / "check.json", folder / "check.png"]
@@ -181,6 +192,7 @@ def dream(
     best_of: Annotated[str | None, typer.Option(
         help="Instead of --channel: the three best classes of this picture.")] = None,
     model: Network = "lite0",
+    code: Code = False,
     iterations: Annotated[int, typer.Option(min=1, help="Steps a level.")] = 10,
     levels: Annotated[int, typer.Option(min=1, help="How many sizes, coarse to fine.")] = 3,
     scale: Annotated[float, typer.Option(help="Each level is larger by this factor.")] = 1.4,
@@ -202,7 +214,7 @@ def dream(
     if detailed is not None:
         kinds["(High Resolution)"] = {"iterations": detailed, "pyramid_levels": levels + 1}
     fixed = {"pyramid_scale": scale, "initial": initial, "size": size, "parametrisation": parametrisation}
-    for line in run(model, layer, channel, best_of, kinds, {**fixed, "step": step, "seed": seed}, out):
+    for line in run(model, code, layer, channel, best_of, kinds, {**fixed, "step": step, "seed": seed}, out):
         if as_json:
             print(json.dumps(line))
         elif "channel" in line:
@@ -214,6 +226,7 @@ def dream(
 def explain(
     inputs: list[str],
     model: str,
+    code: bool,
     method: list[str],
     target: list[str] | None,
     score: str,
@@ -237,7 +250,7 @@ def explain(
     given = {key: _number(value) for key, value in options.items() if value is not None}
     layer = feature_layer[0] if feature_layer and len(feature_layer) == 1 else feature_layer or None
     folder = writable(out)
-    network = seewhy.load(model)
+    network = seewhy.load(model, allow_code=code)
     x = network.prepare(inputs, crop="card" if crop else None)
     found = seewhy.explain(
         network, x, method, target=_targets(target), score=score, feature_layer=layer,
@@ -303,6 +316,7 @@ def _signature() -> inspect.Signature:
     fixed: dict[str, tuple[Any, Any]] = {
         "inputs": (inspect.Parameter.empty, Inputs),
         "model": ("lite0", Network),
+        "code": (False, Code),
         "method": ([DEFAULT], Annotated[list[str], typer.Option(help="Repeat it for several; see 'seewhy methods'.")]),
         "target": (None, Annotated[list[str] | None, typer.Option(
             help="Class index or label, repeated for several, or top3 (default: the best class).")]),

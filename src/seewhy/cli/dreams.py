@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 def run(
     spec: str,
+    code: bool,
     layer: str | None,
     channels: list[int] | None,
     best_of: str | None,
@@ -32,6 +33,7 @@ def run(
 
     Args:
         spec: the network.
+        code: whether it may run code of the user's own.
         layer: its name, or None.
         channels: which; None: those of `best_of`.
         best_of: a picture whose three best classes are the channels.
@@ -49,7 +51,7 @@ def run(
     if (not channels) == (best_of is None):
         raise OptionError("give --channel, once or more, or --best-of PICTURE.")
     folder = writable(out)
-    network = seewhy.load(spec)
+    network = seewhy.load(spec, allow_code=code)
     wanted = channels or seewhy.predict(network, network.prepare(best_of)).indices[0].tolist()
     names = _names(network, layer, wanted)
     stem = re.sub(r"\W+", "-", layer or "output").strip("-")

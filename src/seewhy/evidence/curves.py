@@ -11,7 +11,7 @@ import torch
 from seewhy import maps
 from seewhy.errors import OptionError
 from seewhy.trace import question
-from seewhy.trace.forward import quiet, run
+from seewhy.trace.forward import placed, quiet, run
 from seewhy.trace.path import resolve_baseline
 from seewhy.trace.predict import probabilities
 
@@ -79,10 +79,11 @@ def road(model: Model, e: Explanation, *, steps: int = 8, ties: int = 1, noise: 
     """
     if e.input.ndim != 4:
         raise OptionError(f"road fills in pictures [N, C, H, W]; this input has {e.input.ndim} axes: use deletion.")
-    draw = np.random.default_rng((seed, 4))
+    # the same for all samples, so that no number depends on its batch
+    added = noise * np.random.default_rng((seed, 4)).standard_normal(e.input.shape[1:])
 
     def filled(x: Inputs, hidden: Tensor) -> Inputs:
-        return torch.stack([_imputed(one, mask[0], noise, draw) for one, mask in zip(x, hidden, strict=True)])
+        return torch.stack([_imputed(one, mask[0], added) for one, mask in zip(x, hidden, strict=True)])
 
     shares = [step / (steps + 1) for step in range(1, steps + 1)]
     return _areas(model, e, shares, ties, seed, lambda ranked, share: ranked < share, filled)
@@ -109,7 +110,7 @@ def _areas(
     found = torch.zeros(ties, *whole.shape[:2], dtype=torch.float64)
     for t in range(ties):
         for k in range(whole.shape[1]):
-            ranked = order(whole[:, k], np.random.default_rng((seed, t, k))).view(len(x), 1, *x.shape[2:])
+            ranked = order(whole[:, k], np.random.default_rng((seed, t))).view(len(x), 1, *x.shape[2:])
             for share in shares:
                 hidden = hides(ranked, share)
                 found[t, :, k] += answers(model, filled(x, hidden), e, k) / len(shares)
@@ -126,7 +127,8 @@ def at_input(e: Explanation) -> Tensor:
 def order(flat: Tensor, draw: np.random.Generator) -> Tensor:
     """Of maps [N, *S] the place of each position [N, P], 0 for the largest value, up to 1; equal values at random."""
     flat = flat.flatten(1)
-    ties = torch.from_numpy(draw.permuted(np.tile(np.arange(flat.shape[1]), (len(flat), 1)), axis=1))
+    # one random order for all samples, so that no number depends on its batch
+    ties = torch.from_numpy(draw.permutation(flat.shape[1])).expand(flat.shape)
     first = ties.gather(1, (-flat.gather(1, ties)).argsort(dim=1, stable=True))
     return first.argsort(1) / flat.shape[1]
 
@@ -136,19 +138,26 @@ def answers(model: Model, points: Inputs, e: Explanation, k: int, *, score: str 
     if e.targets is None:
         raise OptionError("this explains a function of the output: only explanations of classes can be measured.")
     found = []
+    layer, place = reduction(model, e), placed(model, "auto")[1] or points.device
     with quiet(model), torch.no_grad():
         for start in range(0, len(points), BATCH):
             part = slice(start, start + BATCH)
-            done = run(model, points[part], graph=False, layer=e.reduction_layer)
+            done = run(model, points[part].to(place), graph=False, layer=layer)
             shares, already = probabilities(done.explained, model)
             plain = shares is None or already or shares.ndim > 2
-            asked = question.Asked(score or ("logit" if plain else "probability"), e.targets[part, k : k + 1])
+            asked = question.Asked(score or ("logit" if plain else "probability"), e.targets[part, k : k + 1].to(place))
             found.append(question.values_of(question.scored(asked, done.explained, model, rescue=False))[:, 0])
     return torch.cat(found).double().cpu()
 
 
-def _imputed(one: Tensor, hidden: Tensor, noise: float, draw: np.random.Generator) -> Tensor:
-    """A picture [C, H, W] whose hidden positions [H, W] follow from their neighbours."""
+def reduction(model: Model, e: Explanation) -> str | None:
+    """The layer whose output is explained; None: the network's own output, also where that is named as no layer."""
+    modules = {} if model.module is None else dict(model.module.named_modules())
+    return e.reduction_layer if e.reduction_layer in modules else None
+
+
+def _imputed(one: Tensor, hidden: Tensor, added: np.ndarray) -> Tensor:
+    """A picture [C, H, W] whose hidden positions [H, W] follow from their neighbours, with something added."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.linalg import spsolve
 
@@ -182,7 +191,7 @@ def _imputed(one: Tensor, hidden: Tensor, noise: float, draw: np.random.Generato
         (np.concatenate([total, *weights]), (np.concatenate([everything, *at]), np.concatenate([everything, *to]))),
         shape=(count, count),
     ).tocsc()
-    solved = spsolve(system, known).reshape(count, len(values)) + noise * draw.standard_normal((count, len(values)))
+    solved = spsolve(system, known).reshape(count, len(values))
     filled = one.clone()
-    filled[:, hidden] = torch.from_numpy(solved.T).to(one)
+    filled[:, hidden] = torch.from_numpy(solved.T + added[:, mask]).to(one)
     return filled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -11,16 +12,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from seewhy.errors import OptionError, unknown
+from seewhy.errors import ModelError, OptionError, unknown
 from seewhy.maps import spread
 from seewhy.methods.explain import explain
 from seewhy.models import wrap
-from seewhy.types import Comparison, Explanation, Measured
+from seewhy.trace.forward import placed, quiet, run
+from seewhy.trace.outputs import tensors
+from seewhy.types import Comparison, Explanation, Measured, Model
 
 from . import CHECKS
 from .interval import two_way
 from .similarity import ranks
 from .verdict import FEW
+
+# the smallest value of an option
+LEAST = {"steps": 1, "ties": 1, "samples": 1, "tolerance": 0, "sigma": 0, "radius": 0, "noise": 0}
+WHOLE = ("steps", "ties", "samples", "tolerance")
 
 
 def measure(model: Any, explanation: Explanation, check: str, **options: Any) -> Measured:
@@ -47,7 +54,8 @@ def measure(model: Any, explanation: Explanation, check: str, **options: Any) ->
     for key in options:
         if key not in known:
             raise unknown(f"option of {check}", key, known)
-    values, stderr = kernel(wrap(model), explanation, **options)
+        _in_range(key, options[key])
+    values, stderr = kernel(_as_explained(wrap(model), explanation), explanation, **options)
     constant = spread(explanation.maps) == 0
     values = values.masked_fill(constant, torch.nan) if line.needs_order else values
     notes = tuple(f"sample {n}, target {k}: undefined" for n, k in values.isnan().nonzero().tolist())
@@ -55,6 +63,35 @@ def measure(model: Any, explanation: Explanation, check: str, **options: Any) ->
     return Measured(
         check, explanation.method, values, None if stderr.isnan().all() else stderr, mean, low, high, line.better, notes
     )
+
+
+def _in_range(key: str, given: Any) -> None:
+    if key in LEAST and (
+        isinstance(given, bool)
+        or not isinstance(given, int if key in WHOLE else (int, float))
+        or not LEAST[key] <= given < float("inf")
+    ):
+        kind = "a whole number" if key in WHOLE else "a number"
+        raise OptionError(f"{key}={given!r}: {kind} from {LEAST[key]} on is needed.")
+
+
+def _as_explained(model: Model, e: Explanation) -> Model:
+    """The network as `explain` asked it: plain features [N, F] stand in the record as one channel, [N, 1, F]."""
+    if model.layout is not None or e.input.ndim != 3 or e.input.shape[1] != 1:
+        return model
+    flat = replace(model, layout="NF")
+    x = e.input[:1].to(placed(model, "auto")[1] or e.input.device)
+    with quiet(flat), torch.no_grad():
+        try:
+            given = tensors(run(flat, x, graph=False).output)
+        except ModelError:
+            return model
+    known = tensors(e.output)
+    fits = len(given) == len(known) and all(
+        a.shape[1:] == b.shape[1:] and torch.allclose(a.cpu(), b[:1], rtol=1e-3, atol=1e-6)
+        for a, b in zip(given, known, strict=True)
+    )
+    return flat if fits else model
 
 
 def _interval(values: np.ndarray) -> tuple[float, float, float]:
@@ -88,6 +125,8 @@ def compare(model: Any, x: Any, methods: Sequence[Any], **options: Any) -> Compa
     """
     if isinstance(methods, str) or len(methods) < 2:
         raise OptionError(f"methods={methods!r}: at least two are compared.")
+    if isinstance(x, (list, tuple)) and any(isinstance(one, torch.Tensor) for one in x):
+        raise OptionError(f"x is a list of {len(x)} tensors: methods are compared on one batch, torch.stack(x).")
     found = list(explain(model, x, list(methods), **options))
     if len({e.maps.shape for e in found}) > 1:
         raise OptionError("upsample='none' gives maps of several sizes, which cannot be compared.")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from seewhy.errors import OptionError
+from seewhy.methods import METHODS
+from seewhy.methods.averaged import smooth, tta
 from seewhy.methods.draws import normal
 from seewhy.methods.explain import explain
 from seewhy.trace.layout import own
 
-from .curves import answers, at_input
+from .curves import answers, at_input, reduction
 from .similarity import ranks
 
 if TYPE_CHECKING:
@@ -50,8 +53,8 @@ def infidelity(
     if normalize:
         square = (said**2).mean(0)
         said = said * ((said * true).mean(0) / square.masked_fill(square == 0, torch.inf))
-    off = (said - true) ** 2
-    return off.mean(0), off.std(0) / samples**0.5
+    off = ((said - true) ** 2).masked_fill(_still(x, sigma), torch.nan)
+    return off.mean(0), _error(off)
 
 
 def sensitivity(
@@ -97,8 +100,8 @@ def stability(
     each = torch.stack([
         (first * ranks(_again(model, e, e.input + _noise(e.input, sigma, j, seed)).maps.abs().flatten(2))).sum(2)
         for j in range(samples)
-    ])  # fmt: skip
-    return each.mean(0), each.std(0) / samples**0.5
+    ]).masked_fill(_still(e.input, sigma), torch.nan)  # fmt: skip
+    return each.mean(0), _error(each)
 
 
 def completeness(model: Model, e: Explanation) -> tuple[Tensor, Tensor]:
@@ -116,7 +119,13 @@ def completeness(model: Model, e: Explanation) -> tuple[Tensor, Tensor]:
     if e.completeness is None:
         raise OptionError(f"{e.method} does not promise that its parts sum to anything.")
     gap = e.completeness.double()
-    whole = e.values.double().flatten(2).sum(2) - gap
+    if "importances" in e.extras:  # values repeat that of a segment at each of its positions
+        parts = e.extras["importances"].nansum(2)
+    elif "bias_parts" in e.extras:
+        parts = e.extras["input_part"] + e.extras["bias_parts"].sum(2)
+    else:
+        parts = e.values.double().flatten(2).sum(2)
+    whole = parts.double() - gap
     return (gap / whole.masked_fill(whole == 0, torch.nan)).abs(), torch.full_like(gap, torch.nan)
 
 
@@ -126,15 +135,45 @@ def _noise(x: Inputs, sigma: float, j: int, seed: int) -> Inputs:
     return sigma * width * normal(seed, x)(j, j + 1)
 
 
+def _still(x: Inputs, sigma: float) -> Tensor:
+    """[N, 1]: samples that noise does not move, of which nothing can be said."""
+    flat = x.flatten(1)
+    return ((flat.amax(1) == flat.amin(1)) | (sigma == 0)).unsqueeze(1)
+
+
+def _error(each: Tensor) -> Tensor:
+    """Standard error of a mean over the first axis."""
+    return each.std(0) / len(each) ** 0.5 if len(each) > 1 else torch.full_like(each[0], torch.nan)
+
+
 def _again(model: Model, e: Explanation, x: Inputs) -> Explanation:
     """The same question at another input."""
     if e.targets is None:
         raise OptionError("this explains a function of the output: only explanations of classes can be measured.")
-    layers = {"feature_layer": e.feature_layer, "reduction_layer": e.reduction_layer}
-    asked = {key: name for key, name in layers.items() if name is not None and key == "feature_layer"}
+    names = [] if e.feature_layer is None else e.feature_layer.split(", ")
+    asked = {} if not names else {"feature_layer": names if len(names) > 1 else names[0]}
     size = "none" if e.maps.shape[2:] != e.input.shape[2:] else "bicubic"
+    method, options = _asked(e)
     found: Explanation = explain(
-        model, own(x, model.layout), e.method, target=e.targets, score=e.score, seed=e.seed or 0, upsample=size,
-        progress=False, **asked, **e.options,
+        model, own(x, model.layout), method, target=e.targets, score=e.score, seed=e.seed, upsample=size,
+        reduction_layer=reduction(model, e), progress=False, **asked, **options,
     )  # fmt: skip
     return found
+
+
+def _asked(e: Explanation) -> tuple[Any, dict[str, Any]]:
+    """The method of an explanation, which may be averaged, and its own options.
+
+    Raises:
+        OptionError: it is not in the table, so that its name does not say what it is.
+    """
+    options = dict(e.options)
+    averaged = re.fullmatch(r"(smooth|tta)\((.+)\)", e.method)
+    name = averaged[2] if averaged else e.method
+    if name not in METHODS:
+        raise OptionError(f"{e.method} cannot be asked again at another input: it is not in the table of methods.")
+    if averaged is None:
+        return name, options
+    if averaged[1] == "tta":
+        return tta(name), options
+    return smooth(name, **{key: options.pop(key) for key in ("samples", "sigma")}), options

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def pointing(model: Model, e: Explanation, *, mask: Any, tolerance: int = 15) -> tuple[Tensor, Tensor]:
-    """1 where the largest value of the map lies on the mask or near it, else 0.
+    """1 where the largest value of the map lies on the mask or near it, else 0; of equal ones, the share that do.
 
     Zhang et al. 2018 (excitation backprop), section 4.1: within 15 positions. A blob in the middle does well where
     objects are in the middle: compare with the control `centre`.
@@ -36,7 +36,8 @@ def pointing(model: Model, e: Explanation, *, mask: Any, tolerance: int = 15) ->
             if abs(step) < inside.shape[axis]
         ]).any(0)  # fmt: skip
     whole = at_input(e).flatten(2)
-    hits = near.flatten(1).unsqueeze(1).expand_as(whole).gather(2, whole.argmax(2, keepdim=True))[..., 0].double()
+    top = whole == whole.amax(2, keepdim=True)
+    hits = (top & near.flatten(1).unsqueeze(1)).sum(2).double() / top.sum(2)
     return hits, torch.full_like(hits, torch.nan)
 
 

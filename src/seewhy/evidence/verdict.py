@@ -78,7 +78,7 @@ def judge(found: Similarities, *, several: int, needed: int) -> Judgement:
         def statistic(i: np.ndarray, d: np.ndarray) -> float:
             chance = _off_diagonal(cross, i, d)
             top, width = same[np.ix_(i, d)].mean() - chance, found.self[i].mean() - chance
-            return float(top / width) if width > 0 else np.nan
+            return float(top / width) if width > 1e-9 else np.nan  # equal maps differ by rounding
 
         return two_way(statistic, n, draws, share=share)
 
@@ -86,15 +86,19 @@ def judge(found: Similarities, *, several: int, needed: int) -> Judgement:
         return two_way(partial(_mean, values), n, values.shape[1], share=share)
 
     tests = {"T0": _informative(found, mean)}
-    chance = _off_diagonal(found.cross["top"], np.arange(n), np.arange(draws))
-    if chance > SAME_FOR_ALL * found.self.mean():
-        blind = Interval(chance, chance, chance)
-        tests["T1"] = Finding("FAIL", *blind, "maps of different inputs are the same: it does not depend on the input")
-        confounded = False
-    else:
-        tests["T1"], confounded = _top(excess("top"), mean(found.partial["top"]))
+
+    def blind(kind: str) -> Finding | None:
+        chance = _off_diagonal(found.cross[kind], np.arange(n), np.arange(draws))
+        if chance <= SAME_FOR_ALL * found.self.mean():
+            return None
+        return Finding("FAIL", *(chance,) * 3, "maps of different inputs are the same: it does not depend on the input")
+
+    seen, confounded = blind("top"), False
+    if seen is None:
+        seen, confounded = _top(excess("top"), mean(found.partial["top"]))
+    tests["T1"] = seen
     gone, bottom = (mean(found.partial[k]) if confounded else excess(k) for k in ("all", "bottom"))
-    tests["T2"] = _cascade(gone, bottom, confounded)
+    tests["T2"] = blind("all") or _cascade(gone, bottom, confounded)
     tests["T3"] = _classes(found, mean, confounded)
     verdict, reason = _word(tests, confounded)
     return Judgement(verdict, reason, tests, _means(found))

@@ -242,7 +242,7 @@ def _shares(asked: question.Asked, explained: Any, model: Model) -> tuple[Tensor
 def _shared(model: Model, x: Inputs, pieces: list[_Piece], target: Any) -> dict[str, Any]:
     """What all methods of a call have in common."""
     indices = _whole([p.indices for p in pieces])
-    notes = tuple(dict.fromkeys(note for p in pieces for note in p.notes))
+    notes = model.notes + tuple(dict.fromkeys(note for p in pieces for note in p.notes))
     if isinstance(target, (list, tuple)) and 1 < len(target) == len(x):
         notes += (
             f"a list of {len(target)} targets explains each of them for every sample; for one target a sample give a "

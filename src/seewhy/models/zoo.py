@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,19 +15,41 @@ from seewhy.errors import ModelError, unknown
 from seewhy.types import Can, Card, Model
 
 
-def load(spec: str) -> Model:
-    """Load a network by name, in eval mode, on the GPU when there is one.
+def load(
+    spec: str,
+    *,
+    labels: Sequence[str] | None = None,
+    prepare: Card | Callable[[Any], torch.Tensor] | None = None,
+    allow_code: bool = False,
+) -> Model:
+    """Load a network by name or from a file, in eval mode. Nothing is downloaded.
+
+    Labels and preparation come from the network's own card. Without a card inputs are resized to 224 × 224 and scaled
+    to 0..1, and a note says so. Weights are safetensors, or pickles of nothing but data.
 
     Args:
-        spec: "lite0": EfficientNet-Lite0 for the 1,000 classes of ImageNet, embedded in the `demo` extra.
+        spec: "lite0" (EfficientNet-Lite0 for the 1,000 classes of ImageNet, embedded in the `demo` extra, on the GPU
+            when there is one); "timm:NAME@FILE" and "torchvision:NAME@FILE" (random weights without a file);
+            "onnx:FILE" or a bare "FILE.onnx" (answers only: methods that need no gradient); "pt2:FILE"
+            (torch.export), "ts:FILE" (TorchScript); "py:package.module:factory", which runs your code.
+        labels: names of the classes, in place of those on the card.
+        prepare: in place of the card.
+        allow_code: allow "py:".
 
     Raises:
         UnknownNameError: no such network.
-        ModelError: the extra that carries it is not installed.
+        ModelError: a package or file is missing, or the file is damaged, does not fit, or holds code.
+        OptionError: code that was not allowed.
     """
-    if spec not in _NETWORKS:
-        raise unknown("network", spec, _NETWORKS)
-    return _NETWORKS[spec]()
+    if spec == "lite0":
+        model = _lite0()
+        model = model if labels is None else replace(model, labels=tuple(map(str, labels)))
+        return model if prepare is None else replace(model, preparation=prepare)
+    if ":" not in spec and not spec.endswith(".onnx"):
+        raise unknown("network", spec, ("lite0", "timm:…", "torchvision:…", "onnx:…", "pt2:…", "ts:…", "py:…"))
+    from .specs import from_spec
+
+    return from_spec(spec, labels=labels, prepare=prepare, allow_code=allow_code)
 
 
 def _lite0() -> Model:
@@ -55,6 +80,3 @@ def _short(names: list[str]) -> tuple[str, ...]:
     first = [n.split(",")[0] for n in names]
     count = Counter(first)
     return tuple(f if count[f] == 1 else n for f, n in zip(first, names, strict=True))
-
-
-_NETWORKS = {"lite0": _lite0}

@@ -45,7 +45,7 @@ def predict(model: Any, x: Any, top: int = 3) -> Prediction:
     if not 1 <= top <= shares.shape[1]:
         raise OptionError(f"top={top}: {model.name} has {shares.shape[1]} classes.")
     best = shares.topk(top, 1)
-    notes = (ALREADY,) if already else ()
+    notes = model.notes + ((ALREADY,) if already else ())
     return Prediction(best.indices, best.values, names_of(best.indices, model.labels), output, notes)
 
 

@@ -1,0 +1,238 @@
+"""Networks from files: each kind on a real file, cards, and files that must be refused."""
+
+import io
+import os
+import pickle
+import warnings
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import seewhy
+
+PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8))
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.relu, self.head = nn.Conv2d(3, 6, 3, stride=4), nn.ReLU(), nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.head(self.relu(self.conv(x)).mean((2, 3)))
+
+
+def small():
+    torch.manual_seed(0)
+    return Small().eval()
+
+
+@pytest.fixture
+def files(tmp_path):
+    """The same network as every kind of file."""
+    net, x = small(), torch.randn(2, 3, 224, 224)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # that scripting is to be replaced one day
+        torch.jit.trace(net, x).save(str(tmp_path / "net.ts"))
+    batch = torch.export.Dim("batch", min=1, max=64)
+    torch.export.save(torch.export.export(net, (x,), dynamic_shapes=({0: batch},)), tmp_path / "net.pt2")
+    return tmp_path
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pth", "wrapped.pth", "parallel.pth"])
+@pytest.mark.parametrize("kind", ["timm", "torchvision"])
+def test_weights_from_a_file(kind, ending, tmp_path):
+    from safetensors.torch import save_file
+
+    torch.manual_seed(3)
+    name = "mobilenetv3_small_050" if kind == "timm" else "squeezenet1_1"
+    if kind == "timm":
+        import timm
+
+        net = timm.create_model(name).eval()
+    else:
+        import torchvision
+
+        net = torchvision.models.get_model(name, weights=None).eval()
+    file, state = tmp_path / f"w.{ending}", net.state_dict()
+    if ending == "safetensors":
+        save_file(state, file)
+    elif ending == "wrapped.pth":
+        torch.save({"state_dict": state, "epoch": 3}, file)
+    else:
+        torch.save({"module." + k: v for k, v in state.items()} if "parallel" in ending else state, file)
+    model = seewhy.load(f"{kind}:{name}@{file}")
+    x = model.prepare(PICTURE)
+    with torch.no_grad():
+        assert torch.equal(model.forward(x), net(x))
+    assert model.notes == ()
+    assert model.labels[285] == "Egyptian cat"
+    assert model.preparation.size == (224, 224)
+    e = seewhy.explain(model, x)
+    assert e.labels[0][0] in model.labels
+    assert e.maps.shape == (1, 1, 224, 224)
+
+
+def test_random_weights_are_told():
+    model = seewhy.load("torchvision:squeezenet1_1")
+    assert any("random" in note for note in seewhy.explain(model, model.prepare(PICTURE), "gradient").notes)
+    assert any("random" in note for note in seewhy.predict(model, PICTURE).notes)
+
+
+def test_cards_are_those_of_the_publishers():
+    import torchvision
+
+    ours = seewhy.load("torchvision:resnet18").preparation
+    steps = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
+    assert (ours.mean, ours.std, ours.size) == (tuple(steps.mean), tuple(steps.std), (224, 224))
+    assert ours.crop == pytest.approx(224 / 256)
+    ours = seewhy.load("timm:resnet18").preparation
+    assert ours.size == (224, 224)
+    assert ours.interpolation in {"bilinear", "bicubic"}
+
+
+@pytest.mark.parametrize("kind", ["ts", "pt2"])
+def test_scripted_and_exported_networks(kind, files):
+    model, net = seewhy.load(f"{kind}:{files / f'net.{kind}'}", labels=["a", "b", "c", "d"]), small()
+    x = model.prepare([PICTURE, PICTURE])
+    expected = seewhy.explain(seewhy.wrap(net), x, ["gradient", "guided_backprop"], target=[1, 3])
+    found = seewhy.explain(model, x, ["gradient", "guided_backprop"], target=["b", "d"])
+    for a, b in zip(expected, found, strict=True):
+        assert torch.allclose(a.values, b.values, atol=1e-7)
+    assert any("no card" in note and "0..1" in note for note in found[0].notes)
+    assert float(x.min()) >= 0
+    assert float(x.max()) <= 1
+
+
+def onnx_file(path, outside=None):
+    """y = mean over space of ReLU(conv(x)), written with onnx alone."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    net = small()
+    make, numpy = onnx.helper, onnx.numpy_helper
+    weights = [
+        numpy.from_array(net.conv.weight.detach().numpy(), "w"),
+        numpy.from_array(net.conv.bias.detach().numpy(), "b"),
+        numpy.from_array(net.head.weight.detach().numpy(), "v"),
+        numpy.from_array(net.head.bias.detach().numpy(), "c"),
+    ]
+    nodes = [
+        make.make_node("Conv", ["x", "w", "b"], ["h"], strides=[4, 4]),
+        make.make_node("Relu", ["h"], ["r"]),
+        make.make_node("GlobalAveragePool", ["r"], ["p"]),
+        make.make_node("Flatten", ["p"], ["f"]),
+        make.make_node("Gemm", ["f", "v", "c"], ["y"], transB=1),
+    ]
+    shape = ["n", 3, 224, 224]
+    graph = make.make_graph(
+        nodes, "net", [make.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
+        [make.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 4])], weights,
+    )  # fmt: skip
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=9)
+    if outside is not None:
+        onnx.external_data_helper.set_external_data(model.graph.initializer[0], location=outside)
+        model.graph.initializer[0].ClearField("raw_data")
+        path.write_bytes(model.SerializeToString())
+    else:
+        onnx.save(model, path)
+    return net
+
+
+def test_onnx_answers_and_refuses_gradients(tmp_path):
+    net = onnx_file(tmp_path / "net.onnx")
+    for spec in (f"onnx:{tmp_path / 'net.onnx'}", str(tmp_path / "net.onnx")):
+        model = seewhy.load(spec)
+        x = model.prepare(PICTURE)
+        with torch.no_grad():
+            assert torch.allclose(model.forward(x), net(x), atol=1e-6)
+        e = seewhy.explain(model, x, "occlusion", target=2, mask_size=80, stride=80)
+        other = seewhy.explain(seewhy.wrap(net), x, "occlusion", target=2, mask_size=80, stride=80)
+        assert torch.allclose(e.values, other.values, atol=1e-5)
+        with pytest.raises(seewhy.ModelError, match="Methods that work: occlusion"):
+            seewhy.explain(model, x, "gradient")
+
+
+def test_onnx_data_outside_its_folder_is_refused(tmp_path):
+    (tmp_path / "secret.bin").write_bytes(bytes(6 * 27 * 4))
+    (tmp_path / "inside").mkdir()
+    onnx_file(tmp_path / "inside" / "net.onnx", outside="../secret.bin")
+    with pytest.raises(seewhy.ModelError, match="outside its folder"):
+        seewhy.load(f"onnx:{tmp_path / 'inside' / 'net.onnx'}")
+
+
+class Bomb:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("kind", ["raw pickle", "zip", "module"])
+def test_files_that_hold_code_are_refused(kind, tmp_path):
+    file, marker = tmp_path / "evil.pth", tmp_path / "was-here"
+    if kind == "raw pickle":
+        file.write_bytes(pickle.dumps(Bomb(marker)))
+    elif kind == "module":
+        torch.save(small(), file)
+    else:
+        page = io.BytesIO()
+        torch.save({"w": torch.zeros(1)}, page)
+        with zipfile.ZipFile(page) as good, zipfile.ZipFile(file, "w") as bad:
+            for name in good.namelist():
+                bad.writestr(name, pickle.dumps(Bomb(marker)) if name.endswith("data.pkl") else good.read(name))
+    for spec in ("timm:resnet18", "torchvision:resnet18"):
+        with pytest.raises(seewhy.ModelError, match="cannot be read"):
+            seewhy.load(f"{spec}@{file}")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "text"),
+    [
+        ("timm:resnet19", seewhy.UnknownNameError, "Did you mean 'resnet18'"),
+        ("torchvision:vgg17", seewhy.UnknownNameError, "Did you mean 'vgg1"),
+        ("tmm:resnet18", seewhy.UnknownNameError, "Did you mean 'timm"),
+        ("resnet18", seewhy.UnknownNameError, "unknown network 'resnet18'"),
+        ("timm:resnet18@none.pth", seewhy.ModelError, "none.pth: no such file"),
+        ("onnx:none.onnx", seewhy.ModelError, "none.onnx: no such file"),
+        ("py:os:getcwd", seewhy.OptionError, "--allow-code"),
+        ("ts:", seewhy.UnknownNameError, "unknown kind of network 'ts'"),
+    ],
+)
+def test_what_is_refused(spec, error, text):
+    with pytest.raises(error, match=text):
+        seewhy.load(spec)
+
+
+def test_weights_that_do_not_fit(tmp_path):
+    torch.save({"w": torch.zeros(1)}, tmp_path / "w.pth")
+    with pytest.raises(seewhy.ModelError, match="do not fit resnet18"):
+        seewhy.load(f"timm:resnet18@{tmp_path / 'w.pth'}")
+    for name in ("w.safetensors", "w.ts", "w.pt2"):
+        (tmp_path / name).write_bytes(b"no network")
+    for spec in ("timm:resnet18@{}/w.safetensors", "ts:{}/w.ts", "pt2:{}/w.pt2"):
+        with pytest.raises(seewhy.ModelError, match="cannot be read"):
+            seewhy.load(spec.format(tmp_path))
+
+
+def test_code_of_ones_own(tmp_path, monkeypatch):
+    (tmp_path / "mine_for_a_test.py").write_text("import torch\ndef make():\n    return torch.nn.Flatten()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    model = seewhy.load("py:mine_for_a_test:make", allow_code=True)
+    assert isinstance(model.module, nn.Flatten)
+    for bad in ("py:mine_for_a_test:none", "py:no_such_package_here:make"):
+        with pytest.raises(seewhy.ModelError, match="no"):
+            seewhy.load(bad, allow_code=True)
+    with pytest.raises(seewhy.OptionError, match=r"package\.module:factory"):
+        seewhy.load("py:mine_for_a_test", allow_code=True)
+
+
+def test_labels_and_preparation_override():
+    model = seewhy.load("lite0", labels=[str(i) for i in range(1000)], prepare=seewhy.Card((64, 64)))
+    assert model.labels[285] == "285"
+    assert model.prepare(PICTURE).shape == (1, 3, 64, 64)
