@@ -10,8 +10,9 @@ from seewhy.trace.choice import Seen, find, survey
 
 from . import METHODS
 from .averaged import Averaged
-from .families import FAMILIES, Member
+from .families import FAMILIES
 from .method import Method, fill
+from .scene import Member
 
 if TYPE_CHECKING:
     from seewhy.types import Inputs, Model

@@ -27,10 +27,11 @@ from seewhy.types import Card, Evaluations, Explanation
 from . import DEFAULT
 from .averaged import Averaged, average, average_layers
 from .checks import Layers, check_needs, is_one, layers_for, members_of
-from .families import FAMILIES, Given, Member, Scene, batches
+from .families import FAMILIES
 from .method import Method
 from .progress import tracked
 from .room import check_sizes, room_for
+from .scene import Given, Member, Scene, batches
 
 if TYPE_CHECKING:
     from seewhy.types import Indices, Inputs, Model, Scores

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from seewhy import maps
 from seewhy.errors import InputError, ModelError, OptionError, choose
 from seewhy.methods.draws import normal
-from seewhy.methods.families import batches
 from seewhy.methods.progress import tracked
 from seewhy.methods.room import check_sizes, room_for
+from seewhy.methods.scene import batches
 from seewhy.models import wrap
 from seewhy.trace.forward import quiet, ready, run
 from seewhy.trace.layout import own
