@@ -17,7 +17,7 @@ QUICK = ["--size", "48", "--iterations", "2", "--levels", "2", "--out", "made"]
 @pytest.fixture(autouse=True)
 def known(lite0, tmp_path, monkeypatch):
     """The network is loaded once for all tests."""
-    monkeypatch.setattr(seewhy, "load", lambda spec: lite0, raising=False)
+    monkeypatch.setattr(seewhy, "load", lambda spec, **_: lite0, raising=False)
     monkeypatch.chdir(tmp_path)
 
 

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 from PIL import Image
@@ -24,22 +23,13 @@ def python(*arguments, **options):
 @pytest.fixture
 def known(lite0, monkeypatch):
     """The network is loaded once for all tests."""
-    monkeypatch.setattr(seewhy, "load", lambda spec: lite0, raising=False)
+    monkeypatch.setattr(seewhy, "load", lambda spec, **_: lite0, raising=False)
 
 
 def test_the_library_loads_nothing_heavy():
     said = python("-c", f"import sys, seewhy; print([m for m in {HEAVY} if m in sys.modules])")
     assert said.stdout == "[]\n"
     assert not said.stderr
-
-
-def test_help_is_quick():
-    took = []
-    for _ in range(5):
-        began = time.perf_counter()
-        assert python("-m", "seewhy", "--help").returncode == 0
-        took.append(time.perf_counter() - began)
-    assert min(took) < 0.5
 
 
 def test_a_new_method_brings_its_own_options():
