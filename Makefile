@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test rows bench conformance lint clean
+.PHONY: demo test rows bench conformance evidence lint clean
 
 demo: .venv/demo
 	$(BIN)/seewhy demo --out seewhy-demo
@@ -33,6 +33,11 @@ bench: .venv/dev
 conformance: .venv/dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check grad-cam zennit
 	$(BIN)/python -m benchmarks.conformance
+	$(BIN)/python docs/generate.py
+
+# do explanations find what is known to be there; about four minutes
+evidence: .venv/dev
+	$(BIN)/python -m benchmarks.evidence
 	$(BIN)/python docs/generate.py
 
 .venv/bin/python:

@@ -21,7 +21,7 @@ from seewhy.methods.perturb.rise import _masks
 
 from .measure import RESULTS, interleaved, setting, table
 
-SAMPLES = 200
+SAMPLES = 120
 EVALS = (1, 8, 32)  # pictures a pass, where a library lets its user choose
 LOW, REFERENCE = 96, 16_000  # the side of the picture for the last table, and masks of its reference
 POOLS, CELLS = 8, 7
@@ -64,7 +64,7 @@ def calls(model, x, label, segments):
             picture,
             lambda points: plainly(net, torch.from_numpy(points).movedim(3, 1).float(), size).numpy(),
             labels=(label,), top_labels=None, hide_color=0.0, num_features=count, num_samples=SAMPLES,
-            batch_size=size, segmentation_fn=lambda _: segments.numpy(), progress_bar=False,
+            batch_size=size, segmentation_fn=lambda _: segments.numpy(),
         )  # fmt: skip
 
     def shap(size):
@@ -160,6 +160,7 @@ def fewer(model, x, label):
         blocks.append(masks.flatten(1).half())
     y, masks = torch.cat(answers, 1), torch.cat(blocks)
     rows = []
+    maps = {samples: [ours(samples, seed) for seed in range(POOLS)] for samples in (100, 200, 400, 800)}
     for k, score in enumerate(("logit", "probability")):
 
         def textbook(part, centre, k=k):
@@ -174,8 +175,8 @@ def fewer(model, x, label):
                 starts = range(0, REFERENCE, max(size, REFERENCE // POOLS))
                 curve.append(np.mean([ranks(textbook(slice(s, s + size), centre), reference[k]) for s in starts]))
             curves.append(np.maximum.accumulate(curve))
-        for samples in (100, 200, 400, 800):
-            mean_rank = np.mean([ranks(ours(samples, seed)[k], reference[k]) for seed in range(POOLS)])
+        for samples, found in maps.items():
+            mean_rank = np.mean([ranks(one[k], reference[k]) for one in found])
             needed = []
             for curve in curves:
                 if mean_rank > curve[-1]:

@@ -1,6 +1,6 @@
 """Writes what the docs take from elsewhere: `python docs/generate.py`. A test compares.
 
-docs/methods.md comes from the table of methods; the measured tables in docs/benchmarks.md and docs/comparison.md from
+docs/methods.md comes from the table of methods; the measured tables in the other pages from
 benchmarks/results/.
 """
 
@@ -58,7 +58,7 @@ def pages() -> dict[Path, str]:
     return {DOCS / "methods.md": methods(), **measured}
 
 
-MEASURED = ("benchmarks.md", "comparison.md")
+MEASURED = ("benchmarks.md", "comparison.md", "evidence.md")
 
 if __name__ == "__main__":
     for file, text in pages().items():

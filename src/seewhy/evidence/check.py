@@ -30,10 +30,13 @@ from .table import Table
 from .verdict import GONE, MEANING, OTHER_CLASS, SAME_CLASS, STAYS, judge
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from seewhy.types import Explanation, Inputs, Model
 
 LEVELS = {"quick": (16, 4, 8), "full": (64, 8, 16)}  # inputs, draws, steps of a deletion
 CONTROLS = ("edges", "random", "centre")
+SURE = 20  # times as sure must the verdict on noise be, before it says that the tests do not work
 BATCH = 8
 
 
@@ -76,6 +79,8 @@ def check(
     count, draws, steps = LEVELS[choose("level", level, LEVELS)]
     model = wrap(model)
     asked = list(methods) if isinstance(methods, (list, tuple)) else [methods]
+    if not asked:
+        raise OptionError("methods=[] asks for nothing: give at least one name.")
     if model.module is None:
         raise ModelError(f"{model.name} is a plain function: it has no weights that could be drawn anew.")
     bare = [m for m in asked if not isinstance(m, Averaged)]
@@ -112,7 +117,7 @@ def check(
             except ModelError as error:
                 problem = problem or f"a network with {net.kind} drawn anew cannot be explained: {error}"
         gains = {
-            e.method: gain(model, inputs, e.maps[:, 0], asking.fixed, steps, seed, advance)
+            e.method: gain(model, inputs, _each(e, seed), asking.fixed, steps, seed, advance)
             for e in trained
             if e.method not in {"edges", "centre"}
         }
@@ -120,7 +125,8 @@ def check(
     judged = {}
     for e in trained:
         found = table.similarities(e.method, gains.get(e.method), asking.no_classes)
-        judged[e.method] = judge(found, several=len(asked), needed=LEVELS["full"][0])
+        careful = SURE if e.method == "random" else 1
+        judged[e.method] = judge(found, several=careful * len(asked), needed=LEVELS["full"][0])
     names = [e.method for e in trained[: len(asked)]]
     problem = problem or _wrong(judged)
     if problem:
@@ -142,6 +148,15 @@ def check(
         preparation=model.preparation if isinstance(model.preparation, Card) else None,
         seconds=time.perf_counter() - began,
     )  # fmt: skip
+
+
+def _each(e: Explanation, seed: int) -> Tensor:
+    """The maps [N, *S'] that deletion follows; the noise control is one map for all inputs, and draws one each here."""
+    found = e.maps[:, 0]
+    if e.method != "random":
+        return found
+    draw = np.random.default_rng((seed, 4))
+    return torch.from_numpy(draw.normal(size=tuple(found.shape)))
 
 
 def _draws(method: Any) -> bool:

@@ -64,9 +64,9 @@ def _area(
     by_tie = ties.argsort(1)
     order = by_tie.gather(1, (-flat).gather(1, by_tie).argsort(dim=1, stable=True))  # equal values in random order
     place = order.argsort(1).view(len(x), 1, *x.shape[2:]).to(x.device)
-    score = "logit" if callable(target) or _bare(model, x) else "probability"
     total = np.zeros(len(x))
     with quiet(model), torch.no_grad():
+        score = "logit" if callable(target) or _bare(model, x) else "probability"
         for step in range(1, steps + 1):
             share = (step / (steps + 1)) ** 1.5  # more steps where little is hidden
             hidden = torch.where(place < flat.shape[1] * share, fill, x)

@@ -83,12 +83,12 @@ def _as_explained(model: Model, e: Explanation) -> Model:
     x = e.input[:1].to(placed(model, "auto")[1] or e.input.device)
     with quiet(flat), torch.no_grad():
         try:
-            given = tensors(run(flat, x, graph=False).output)
-        except ModelError:
+            given = list(tensors(run(flat, x, graph=False).output))
+        except (ModelError, AssertionError):
             return model
-    known = tensors(e.output)
+    known = list(tensors(e.output))
     fits = len(given) == len(known) and all(
-        a.shape[1:] == b.shape[1:] and torch.allclose(a.cpu(), b[:1], rtol=1e-3, atol=1e-6)
+        a.shape[1:] == b.shape[1:] and torch.allclose(a.cpu(), b[:1], rtol=1e-2, atol=1e-6)
         for a, b in zip(given, known, strict=True)
     )
     return flat if fits else model

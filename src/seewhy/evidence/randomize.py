@@ -158,6 +158,8 @@ def settle(model: Model, layers: set[str], x: Any) -> None:
     if x is None or not norms:
         return
     _, inputs = ready(model, x)
+    if len(inputs) == 1:  # twice, since torch refuses to estimate from a single value a channel
+        inputs = torch.cat([inputs, inputs])
     usual = [norm.momentum for norm in norms]
     with quiet(model), torch.no_grad():
         for norm in norms:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 STAYS, GONE = 0.75, 0.25
 SAME_CLASS, OTHER_CLASS = 0.95, 0.90
 SAME_FOR_ALL = 0.95  # chance similarity, as a share of self-similarity, from which a map does not depend on the input
+HARDLY = 0.2  # self-similarity, below which a method is noise to itself, and nothing can be compared
 FEW = 5  # inputs, below which nothing is concluded
 
 MEANING = (
@@ -93,6 +94,11 @@ def judge(found: Similarities, *, several: int, needed: int) -> Judgement:
             return None
         return Finding("FAIL", *(chance,) * 3, "maps of different inputs are the same: it does not depend on the input")
 
+    ceiling = float(found.self.mean())
+    if ceiling < HARDLY:
+        reason = f"two runs of the method on one network are hardly alike ({ceiling:.2f}): give it more samples"
+        tests |= {name: Finding("INCONCLUSIVE", ceiling, np.nan, np.nan, reason) for name in ("T1", "T2", "T3")}
+        return Judgement("INCONCLUSIVE", f"T1: {reason}", tests, _means(found))
     seen, confounded = blind("top"), False
     if seen is None:
         seen, confounded = _top(excess("top"), mean(found.partial["top"]))

@@ -86,8 +86,12 @@ def figure(given: Evidence, *, sample: int = 0, cmap: Any = "white_black", perce
         verdict = given.methods[name].verdict
         line[0].set_title(f"{name}: {verdict}", fontsize=10, color=COLOURS[verdict], weight="bold", parse_math=False)
         for axis, (kind, title) in zip(line[1:], KINDS.items(), strict=True):
-            draw_map(axis, every[kind], where, picture, cmap, None, percentile)
             axis.set_title(title, fontsize=9)
+            if kind in every:
+                draw_map(axis, every[kind], where, picture, cmap, None, percentile)
+            else:  # a network that could not be explained
+                axis.set_axis_off()
+                axis.text(0.5, 0.5, "none", ha="center", va="center", fontsize=9, transform=axis.transAxes)
     _curves(below.subplots(), given)
     label = f"Does the map depend on what the network learnt? {given.labels[sample] if given.labels else ''}".strip()
     page.suptitle(label, fontsize=13, parse_math=False)

@@ -1,0 +1,100 @@
+"""`seewhy check` and `seewhy checks`."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import seewhy
+from seewhy.cli import main
+from seewhy.evidence import CHECKS
+from seewhy.types import Card
+
+
+@pytest.fixture
+def six(tmp_path, shipped, monkeypatch):
+    """Parts of the shipped pictures, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    names = []
+    for name, file in shipped.items():
+        with Image.open(file) as picture:
+            for k, box in enumerate(((40, 40, 200, 200), (100, 60, 260, 220))):
+                picture.convert("RGB").crop(box).save(f"{name}{k}.png")
+                names.append(f"{name}{k}.png")
+    return names
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A small network instead of the embedded one."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(2),
+                        nn.Flatten(), nn.Linear(32, 4)).eval()  # fmt: skip
+    model = seewhy.wrap(net, labels=["ant", "bee", "cat", "dog"], prepare=Card((16, 16), (0.5,) * 3, (0.25,) * 3))
+    monkeypatch.setattr(seewhy, "load", lambda *_, **__: model, raising=False)
+
+
+def test_embedded_network(tmp_path, shipped, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", str(shipped["chelsea"]), "--method", "gradient", "--out", "made"]) == 0
+    said = capsys.readouterr()
+    assert "gradient: INCONCLUSIVE" in said.out
+    assert "at least 5" in said.out
+    assert said.out.splitlines()[-2:] == ["made/check.json", "made/check.png"]
+    read = json.loads((tmp_path / "made" / "check.json").read_text())
+    assert read["labels"] == ["Egyptian cat"]
+    assert (tmp_path / "made" / "check.png").stat().st_size > 20_000
+
+
+@pytest.mark.row(56)
+def test_every_word_is_a_success(six, small, tmp_path, capsys):
+    """The exit code says whether the check ran; what it found stands in the table and in the file."""
+    arguments = ["check", *six, "--method", "edges", "--method", "gradient", "--target", "cat", "--seed", "3"]
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert "edges: FAIL." in said.out
+    assert "random (control)" in said.out
+    assert said.out.splitlines()[-2:] == ["seewhy-out/check.json", "seewhy-out/check.png"]
+    read = json.loads((tmp_path / "seewhy-out" / "check.json").read_text())
+    assert read["methods"]["edges"]["verdict"] == "FAIL"
+    assert read["labels"] == ["cat"] * 6
+    assert read["settings"]["seed"] == 3
+    assert main([*arguments, "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["method"] for line in lines] == ["edges", "gradient"]
+    assert [line["verdict"] for line in lines] == [read["methods"][n]["verdict"] for n in ("edges", "gradient")]
+    assert lines[0]["files"] == ["seewhy-out/check.json", "seewhy-out/check.png"]
+
+
+def test_checks_are_the_table(capsys):
+    assert main(["checks", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["check"].split()[0] for line in lines] == list(CHECKS)
+    assert all(line["question"] and line["paper"] for line in lines)
+    assert main(["checks"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in CHECKS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["--method", "gradiant"], 2, "unknown method 'gradiant'"),
+        (["--method", "gradient", "--level", "slow"], 2, "slow"),
+        (["--method", "gradient", "--target", "unicorn"], 2, "unknown label 'unicorn'"),
+        (["--method", "gradient", "--target", "77"], 2, "class 77 is out of range"),
+        ([], 2, "--method"),
+        (["missing.png", "--method", "gradient"], 3, "missing.png: no such file"),
+        (["--method", "gradient", "--out", "text.png"], 3, "not a folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_a_code(six, small, tmp_path, capsys, arguments, code, text):
+    (tmp_path / "text.png").write_text("text")
+    assert main(["check", six[0], *arguments]) == code
+    said = capsys.readouterr()
+    assert text in said.err
+    assert said.err.count("\n") == 1
+    assert not said.out
+    assert not list(tmp_path.glob("seewhy-out/*")), "nothing half done is left"

@@ -1,0 +1,804 @@
+"""Methods that hide parts: known answers, other libraries, honest errors, and anything that answers."""
+
+import itertools
+import math
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_diabetes, load_iris
+from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
+from sklearn.linear_model import Ridge
+from sklearn.tree import DecisionTreeRegressor
+from tests.networks import classifier, drawn, noise
+from torch import nn
+
+import seewhy
+from seewhy.maps import resample
+from seewhy.methods.draws import uniform
+from seewhy.pictures.overlay import overlay
+
+FIVE = ["occlusion", "feature_ablation", "lime", "rise", "kernel_shap"]
+FEW = {
+    "occlusion": {},
+    "feature_ablation": {"segments": "grid", "features": 6},
+    "lime": {"segments": "grid", "features": 6, "samples": 40, "surrogate": "linear"},
+    "rise": {"samples": 20, "cells": 3},
+    "kernel_shap": {"segments": "grid", "features": 9, "samples": 40},
+}
+PICTURES = noise(3, 3, 6, 9)
+
+
+def corners(count):
+    """All coalitions of so many players, [2^F, F]."""
+    return torch.tensor(list(itertools.product((0, 1), repeat=count))).double()
+
+
+def shapley(game, count):
+    """From the definition."""
+    z = corners(count)
+    y, size, code = game(z).double(), z.sum(1).long(), (z @ 2.0 ** torch.arange(count - 1, -1, -1).double()).long()
+    share = torch.tensor([1 / (count * math.comb(count - 1, s)) for s in range(count)], dtype=torch.float64)
+    gains = [(y[z[:, f] == 1] - y[code[z[:, f] == 1] - 2 ** (count - 1 - f)], size[z[:, f] == 1]) for f in range(count)]
+    return torch.stack([(share[s - 1] * gain).sum() for gain, s in gains])
+
+
+def games(count):
+    """Functions of who is there, 0 or 1 each; x = 1 is the whole, a hidden part is 0."""
+    g = torch.Generator().manual_seed(count)
+    w, v = torch.randn(2, count, generator=g).double()
+    return {
+        "additive": lambda z: z @ w,
+        "products": lambda z: z[:, :3].prod(1) + 2 * z[:, 2:6].prod(1),
+        "majority": lambda z: (z.sum(1) > count / 2).double(),
+        "gloves": lambda z: torch.minimum(z[:, :3].sum(1), z[:, 3:].sum(1)),
+        "smooth": lambda z: (z @ w).tanh() + (z @ v).relu(),
+    }
+
+
+def ask(game, name, count, **options):
+    return seewhy.explain(game, torch.ones(1, count).double(), name, **{"batch_size": 10_000} | options)
+
+
+def flat(e):
+    return e.values.flatten(), e.stderr.flatten()
+
+
+# --- known answers
+
+
+def test_additive_functions():
+    w, x, fill = noise(8), noise(8, 2)[None, :, 0], 0.7
+    fall = (w * (x[0] - fill)).float().double()
+    f = lambda x: x @ w  # noqa: E731
+    fall = w * (x[0] - fill)
+    ablated = seewhy.explain(f, x, "feature_ablation", mask_value=fill)
+    assert torch.allclose(ablated.values.flatten(), fall, atol=1e-12)
+    assert torch.equal(ablated.values.flatten(), ablated.extras["importances"].flatten())
+    seen = seewhy.explain(f, x, "occlusion", mask_value=fill, mask_size=1, stride=1)
+    assert torch.allclose(seen.values.flatten(), fall, atol=1e-12)
+    shap = seewhy.explain(f, x, "kernel_shap", mask_value=fill, samples=16)
+    assert torch.allclose(shap.values.flatten(), fall, atol=1e-10)
+    assert shap.stderr.max() < 1e-7
+    # cells as large as a position are on or off on their own: half of what each adds
+    rise = seewhy.explain(f, x, "rise", mask_value=fill, samples=4000, cells=8, batch_size=4000)
+    assert (rise.values.flatten() - fall / 2).abs().max() < 4 * rise.stderr.max()
+    assert rise.stderr.max() < 0.1 * fall.abs().max()
+
+
+def test_occlusion_is_the_mean_over_the_windows_that_cover_a_place():
+    w, x = noise(2, 7, 5), noise(1, 2, 7, 5).flip(3)
+    sides, steps = (3, 2), (2, 3)
+    e = seewhy.explain(lambda x: (x * w).sum((1, 2, 3)), x, "occlusion", mask_size=sides, stride=steps, mask_value=0.5)
+    part = (w * (x[0] - 0.5)).sum(0)
+    expected, covered = torch.zeros(2, 7, 5).double()
+    for top in (0, 2, 4):
+        for left in (0, 3):
+            place = (slice(top, top + 3), slice(left, left + 2))
+            expected[place] += part[place].sum()
+            covered[place] += 1
+    assert (covered == 0).any()
+    assert torch.allclose(e.values[0, 0, 0], expected / covered.clamp(min=1), atol=1e-12)
+    assert f"{int((covered == 0).sum())} of 35 positions are under no window: their value is 0" in e.notes
+
+
+@pytest.mark.parametrize("name", ["products", "majority", "gloves", "smooth"])
+def test_kernel_shap_of_games(name):
+    for count in (6, 9):
+        game = games(count)[name]
+        e = ask(game, "kernel_shap", count, samples=2**count - 2)
+        assert torch.allclose(e.values.flatten(), shapley(game, count), atol=1e-10)
+        assert e.stderr.max() == 0
+        assert e.evaluations.forward == 2**count
+
+
+def test_shapley_values_from_the_books():
+    gloves = ask(lambda z: torch.minimum(z[:, 0], z[:, 1:].sum(1)), "kernel_shap", 3)
+    assert torch.allclose(gloves.values.flatten(), torch.tensor([4, 1, 1]).double() / 6)
+    product = ask(lambda z: z.prod(1), "kernel_shap", 7)
+    assert torch.allclose(product.values.flatten(), torch.full((7,), 1 / 7).double())
+    weights = torch.tensor([4, 3, 2, 1]).double()
+    council = ask(lambda z: (z @ weights > 5).double(), "kernel_shap", 4)
+    assert torch.allclose(council.values.flatten(), torch.tensor([5, 3, 3, 1]).double() / 12)
+
+
+@pytest.mark.parametrize("count", [5, 12, 31])
+def test_kernel_shap_sums_to_what_there_is_to_explain(count):
+    g = torch.Generator().manual_seed(0)
+    w = torch.randn(2, count, generator=g).double()
+    game = lambda z: torch.stack([(z @ w[0]).sin(), (z @ w[1]).exp()], 1)  # noqa: E731
+    e = ask(game, "kernel_shap", count, samples=2 * count, target=[0, 1])
+    whole, empty = game(torch.ones(1, count).double()), game(torch.zeros(1, count).double())
+    assert torch.allclose(e.extras["importances"].sum(2), whole - empty, rtol=1e-10)
+    assert e.completeness.abs().max() < 1e-8
+    with pytest.raises(
+        seewhy.OptionError, match=f"samples={2 * count - 1}: {count} segments need at least {2 * count}"
+    ):
+        ask(game, "kernel_shap", count, samples=2 * count - 1)
+
+
+def test_all_sizes_of_coalitions_are_asked_equally_often():
+    """Leverage makes them equally likely; few of one size are all asked, and no coalition twice."""
+    asked = []
+
+    def game(z):
+        asked.extend(map(tuple, z.tolist()))
+        return z.prod(1)
+
+    ask(game, "kernel_shap", 10, samples=100)
+    sizes = torch.tensor(asked).sum(1).long().bincount()
+    assert sizes[[0, 10]].tolist() == [1, 1]
+    assert sizes[[1, 9]].tolist() == [10, 10]
+    assert sizes[2:9].min() >= 10
+    assert sizes[2:9].max() <= 13
+    assert len(set(asked)) == len(asked) == 102
+    assert all(tuple(1 - v for v in z) in asked for z in asked), "each with its complement"
+    for seed in range(10):  # of the middle size a coalition and its complement are one pair
+        asked.clear()
+        ask(game, "kernel_shap", 6, samples=40, seed=seed)
+        assert len(set(asked)) == len(asked) == 42
+
+
+def test_few_coalitions_still_see_every_direction():
+    """With as many pairs as segments a draw may leave one open: the fit is then wrong, and without any residual."""
+    game = games(8)["additive"]
+    for seed in range(30):
+        e = ask(game, "kernel_shap", 8, samples=16, seed=seed)
+        assert torch.allclose(e.values.flatten(), shapley(game, 8), atol=1e-9)
+    assert "sample 0: the standard error is rough below 4 coalitions a segment, 32" in e.notes
+    assert not any("rough" in n for n in ask(game, "kernel_shap", 8, samples=32).notes)
+
+
+@pytest.mark.parametrize("name", FIVE)
+def test_one_feature(name):
+    e = seewhy.explain(lambda x: 3 * x.sum(1), torch.full((1, 1), 2.0), name, mask_value=1.0)
+    # LIME's tree gives shares; RISE half of what is seen
+    assert e.values.item() == pytest.approx({"lime": 1.0, "rise": 1.5}.get(name, 3.0))
+
+
+def mask_law(size, cells):
+    """Every mask that RISE may draw along one axis, equally likely."""
+    cell = -(-size // cells)
+    found = []
+    for bits in itertools.product((0.0, 1.0), repeat=cells + 1):
+        large = resample(torch.tensor([[bits]]).double(), [(cells + 1) * cell], "linear")[0, 0]
+        found += [large[shift : shift + size] for shift in range(cell)]
+    return torch.stack(found)
+
+
+def rise_truth(game, masks):
+    return ((game(masks) - game(1 - masks))[:, None] * (masks - 0.5)).mean(0)
+
+
+def test_rise_is_unbiased_whatever_the_number_of_masks():
+    masks = mask_law(7, 3)
+    game = games(7)["smooth"]
+    truth = rise_truth(game, masks)
+    for samples, seeds in ((4, 250), (40, 60)):
+        found = torch.stack([flat(ask(game, "rise", 7, cells=3, samples=samples, seed=s))[0] for s in range(seeds)])
+        z = (found.mean(0) - truth) / (found.std(0) / math.sqrt(seeds))
+        assert z.abs().max() < 3.5
+        assert found.std(0).max() / math.sqrt(seeds) < 0.12 * truth.abs().max(), "else this test shows nothing"
+
+
+def lime_truth(game, count, samples):
+    """The ridge fit over all coalitions, each as often as it comes on average."""
+    z = corners(count)
+    weights = torch.exp(-(((1 - z.mean(1).sqrt()) / 0.25) ** 2)).numpy() * samples / len(z)
+    return torch.from_numpy(Ridge(alpha=1.0).fit(z.numpy(), game(z).numpy(), weights).coef_)
+
+
+@pytest.mark.parametrize("name", ["kernel_shap", "lime", "rise"])
+def test_95_of_100_intervals_hold_the_truth(name):
+    count, samples, seeds = 8, 64, 150
+    options = {"lime": {"surrogate": "linear"}, "rise": {"cells": 4}}.get(name, {})
+    truths = {
+        "kernel_shap": shapley,
+        "lime": lambda game, count: lime_truth(game, count, samples),
+        "rise": lambda game, count: rise_truth(game, mask_law(count, 4)),
+    }
+    inside, off, said = [], [], []
+    for kind in ("majority", "smooth"):
+        game = games(count)[kind]
+        truth = truths[name](game, count)
+        for seed in range(seeds):
+            values, stderr = flat(ask(game, name, count, samples=samples, seed=seed, **options))
+            inside.append((values - truth).abs() <= 1.96 * stderr)
+            off.append((values - truth) / truth.abs().max())
+            said.append(stderr / truth.abs().max())
+    assert 0.93 <= torch.stack(inside).double().mean() <= 0.97
+    ratio = torch.stack(said).square().mean().sqrt() / torch.stack(off).square().mean().sqrt()
+    assert 0.95 < ratio < 1.2, "and they are not wide here and narrow there"
+
+
+# --- scikit-learn as the oracle of the surrogates
+
+
+@pytest.mark.parametrize("surrogate", ["linear", "tree"])
+def test_lime_equals_scikit_learn(surrogate):
+    count, samples = 9, 120
+    x, fill = noise(1, count), 0.3
+    f = lambda x: torch.stack([(2 * x).sum(1).sin() + 3 * x[:, 2] * x[:, 4], x.exp().sum(1)], 1)  # noqa: E731
+    e = seewhy.explain(f, x, "lime", surrogate=surrogate, samples=samples, mask_value=fill, seed=6, target=[0, 1])
+    z = (uniform(6)(0, samples, count) < 0.5).double()
+    y = f(z * x + (1 - z) * fill)
+    weights = torch.exp(-(((1 - z.mean(1).sqrt()) / 0.25) ** 2)).numpy()
+    for k in range(2):
+        if surrogate == "linear":
+            fit = Ridge(alpha=1.0).fit(z.numpy(), y[:, k].numpy(), weights)
+            expected = fit.coef_
+        else:
+            fit = DecisionTreeRegressor(min_samples_split=10, random_state=0).fit(z.numpy(), y[:, k].numpy(), weights)
+            expected = fit.feature_importances_
+        assert np.abs(e.extras["importances"][0, k].numpy() - expected).max() < 1e-6 * np.abs(expected).max()
+        assert float(e.extras["fit"][0, k]) == pytest.approx(fit.score(z.numpy(), y[:, k].numpy(), weights), abs=1e-6)
+    assert (e.stderr is None) == (surrogate == "tree")
+
+
+def test_lime_of_a_constant_is_zero_and_fits():
+    for surrogate in ("linear", "tree"):
+        for seed in range(5):  # a weighted mean of equal numbers is not always that number
+            e = ask(lambda z: z[:, 0] * 0 + 1.1, "lime", 8, surrogate=surrogate, samples=30, seed=seed)
+            assert e.values.abs().max() == 0
+            assert (e.extras["fit"] == 1).all()
+
+
+# --- Leverage SHAP (Musco and Witter 2025): mean squared normalised error at ten evaluations a feature
+
+
+def of_trees(model, x, fill):
+    """Exact Shapley values of a sum of small trees: each is a game of the few features it reads."""
+    found = torch.zeros(len(x)).double()
+    for tree in model.estimators_[:, 0]:
+        used = np.unique(tree.tree_.feature[tree.tree_.feature >= 0])
+
+        def game(z, tree=tree, used=used):
+            points = np.tile(fill, (len(z), 1))
+            points[:, used] = np.where(z.bool().numpy(), x[used], fill[used])
+            return torch.from_numpy(tree.predict(points)).double() * model.learning_rate
+
+        if len(used):
+            found[used] += shapley(game, len(used))
+    return found
+
+
+def sixty(kind):
+    """Two data sets of that paper, as the shap package makes them."""
+    rng = np.random.default_rng(0)
+    beta = np.zeros(60)
+    beta[0:30:3] = 1
+    cover = np.eye(60)
+    if kind == "correlated":
+        for a in range(0, 30, 3):
+            cover[a : a + 3, a : a + 3] = 0.99 + 0.01 * np.eye(3)
+    x = rng.multivariate_normal(np.zeros(60), cover, 1000)
+    return x, x @ beta + 0.01 * rng.normal(size=1000)
+
+
+# the paper's column "Leverage", and what a tenth more is
+@pytest.mark.parametrize(
+    ("kind", "published"), [("iris", 5.4e-9), ("diabetes", 0.00307), ("independent", 0.00331), ("correlated", 0.00765)]
+)
+def test_leverage_table(kind, published):
+    small = {"iris": load_iris, "diabetes": load_diabetes}
+    x, y = small[kind](return_X_y=True) if kind in small else sixty(kind)
+    if kind in small:
+        model = RandomForestRegressor(random_state=0).fit(x, y)
+    else:
+        model = GradientBoostingRegressor(n_estimators=60, max_depth=3, learning_rate=0.3, random_state=0).fit(x, y)
+    fill, count = x.mean(0), x.shape[1]
+    f = lambda points: model.predict(np.asarray(points, dtype=np.float64))  # noqa: E731
+    errors = []
+    for seed, n in enumerate(np.random.default_rng(1).choice(len(x), 100 if kind == "diabetes" else 30)):
+        if kind in small:
+            exact = shapley(lambda z, n=n: torch.from_numpy(f(np.where(z.bool().numpy(), x[n], fill))), count)
+        else:
+            exact = of_trees(model, x[n], fill)
+        if not exact.any():
+            continue
+        e = seewhy.explain(
+            f, torch.from_numpy(x[n : n + 1]), "kernel_shap", mask_value=torch.from_numpy(fill),
+            samples=10 * count, seed=seed, batch_size=10_000,
+        )  # fmt: skip
+        errors.append(float((e.extras["importances"].flatten() - exact).square().sum() / exact.square().sum()))
+    assert np.mean(errors) <= 1.1 * published
+
+
+# --- Captum
+
+
+def test_captums_occlusion_and_ablation():
+    attr = pytest.importorskip("captum.attr")
+    net, x, fill = classifier(), PICTURES, noise(3, 3, 6, 9).flip(0)
+    # windows that end at the border, where Captum would leave a rest out; it counts them in float32
+    ours = seewhy.explain(net, x, "occlusion", target=2, mask_size=(2, 3), stride=(2, 3), mask_value=fill)
+    theirs = attr.Occlusion(net).attribute(x, (3, 2, 3), strides=(3, 2, 3), target=2, baselines=fill)
+    assert (ours.values[:, 0] - theirs).abs().max() < 1e-6 * theirs.abs().max()
+    ours = seewhy.explain(net, x, "occlusion", target=2, mask_size=(4, 3), stride=(1, 2), mask_value=fill)
+    theirs = attr.Occlusion(net).attribute(x, (3, 4, 3), strides=(3, 1, 2), target=2, baselines=fill)
+    assert (ours.values[:, 0] - theirs).abs().max() < 1e-6 * theirs.abs().max()
+    segments = torch.arange(54).view(6, 9) // 7
+    ours = seewhy.explain(net, x, "feature_ablation", target=1, segments=segments, mask_value=fill)
+    theirs = attr.FeatureAblation(net).attribute(x, baselines=fill, target=1, feature_mask=segments.expand(1, 3, 6, 9))
+    assert (ours.values[:, 0] - theirs).abs().max() < 1e-6 * theirs.abs().max()
+
+
+def test_captums_shapley_values():
+    """Its own KernelSHAP draws; with all orders it is exact, as ours is with all coalitions."""
+    attr = pytest.importorskip("captum.attr")
+    net, x, fill = classifier(), PICTURES[:1], noise(1, 3, 6, 9).flip(2).contiguous()
+    segments = torch.arange(54).view(6, 9) // 11
+    ours = seewhy.explain(net, x, "kernel_shap", target=1, segments=segments, mask_value=fill)
+    theirs = attr.ShapleyValues(net).attribute(
+        x, baselines=fill, target=1, feature_mask=segments.repeat(1, 3, 1, 1), perturbations_per_eval=60
+    )
+    assert (ours.values[0, 0, 0] - theirs[0, 0]).abs().max() < 1e-6 * theirs.abs().max()  # Captum solves in float32
+
+
+# --- occlusion's windows
+
+
+def windows_of(size, **options):
+    """The windows along one axis, seen from what the function is given."""
+    seen = []
+
+    def f(x):
+        seen.extend((one.nonzero()[0].item(), one.nonzero()[-1].item() + 1) for one in (x[:, 0] == 7) if one.any())
+        return x.sum((1, 2))
+
+    return seen, seewhy.explain(f, torch.zeros(1, 1, size), "occlusion", mask_value=7, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"mask_size": 4, "stride": 3}, [(0, 4), (3, 7), (6, 10)]),
+        ({"mask_size": 4, "stride": 4}, [(0, 4), (4, 8), (8, 10)]),
+        ({"mask_size": 4, "stride": 4, "clip": False}, [(0, 4), (4, 8)]),
+        ({"mask_size": 2, "stride": 5}, [(0, 2), (5, 7)]),
+        ({"mask_size": 3, "stride": 9}, [(0, 3), (9, 10)]),
+        ({"mask_size": 99}, [(0, 10)]),
+        ({"mask_size": np.int64(6), "stride": 5.0, "clip": False}, [(0, 6)]),
+        ({}, [(a, a + 2) for a in range(9)]),
+    ],
+)
+def test_windows(options, expected):
+    seen, e = windows_of(10, **options)
+    assert seen == expected
+    covered = {i for low, high in expected for i in range(low, high)}
+    assert (e.values.flatten() != 0).nonzero().flatten().tolist() == sorted(covered)
+    bare = 10 - len(covered)
+    assert any("under no window" in n for n in e.notes) == bool(bare)
+    assert e.evaluations.forward == 1 + len(expected)
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, True, "3", (2, 3, 4), (None, 3), float("nan"), float("inf"), [], "wide"])
+@pytest.mark.parametrize("name", ["mask_size", "stride"])
+def test_windows_that_are_none(name, value):
+    with pytest.raises(seewhy.OptionError, match=rf"{name}=.*: a whole number above 0 is needed, or 2 of them"):
+        seewhy.explain(classifier(), PICTURES, "occlusion", **{name: value})
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("name", FIVE)
+def test_signals_pictures_volumes(name, rank):
+    net, x = classifier(rank), noise(2, 3, *(6, 9, 4)[:rank])
+    few = FEW[name] | ({"features": 3} if name == "kernel_shap" and rank == 1 else {})
+    e = seewhy.explain(net, x, name, target=[1, 3], **few)
+    assert e.values.shape == (2, 2, 1, *x.shape[2:])
+    assert (e.maps.flatten(2).std(2) > 0).all()
+    assert torch.allclose(e.scores, net(x)[:, [1, 3]])
+    if name == "occlusion":
+        whole = seewhy.explain(net, x, name, target=[1, 3], mask_size=9)
+        gone = net(x.flatten(2).mean(2).view(2, 3, *[1] * rank).expand_as(x))[:, [1, 3]]
+        assert torch.allclose(whole.values.flatten(2)[..., 0], e.scores - gone)
+
+
+@pytest.mark.parametrize("name", FIVE)
+def test_the_batch_changes_nothing(name):
+    """Nor does its size, nor who else is in it."""
+    net = classifier()
+    whole = seewhy.explain(net, PICTURES, name, target=[0, 2], **FEW[name])
+    for size in (1, 2, 7):
+        e = seewhy.explain(net, PICTURES, name, target=[0, 2], batch_size=size, **FEW[name])
+        assert torch.allclose(e.values, whole.values, atol=1e-12)
+        assert e.evaluations == whole.evaluations
+    alone = seewhy.explain(net, PICTURES[1:2], name, target=2, **FEW[name])
+    assert torch.allclose(alone.values[0, 0], whole.values[1, 1], atol=1e-12)
+
+
+@pytest.mark.parametrize("name", FIVE)
+def test_functions_and_segmentations_as_targets(name):
+    net = drawn(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 3, 1)).double())
+    by_class = seewhy.explain(net, PICTURES, name, target=[2, 0], **FEW[name])
+    by_function = seewhy.explain(
+        net, PICTURES, name, target=[lambda y: y[:, 2].sum((1, 2)), lambda y: y[:, 0].sum((1, 2))], **FEW[name]
+    )
+    assert torch.allclose(by_class.values, by_function.values, atol=1e-10)
+    assert by_class.values.abs().max() > 0
+
+
+# --- what hides
+
+
+def test_what_stands_where_a_part_is_hidden(lite0, shipped):
+    x = lite0.prepare(shipped["coffee"])
+    small = x[..., ::4, ::4].contiguous()
+    black = torch.full_like(small, -1.0)
+    means = small.mean((2, 3))
+    other = small.flip(3)
+    blur = seewhy.path(lite0, small, baseline="blur", steps=2)[0]
+    hidden = {0.5: 0.5 * torch.ones_like(small), "black": black, "blur": blur}
+    cases = [*hidden.items(), ("mean", means[..., None, None].expand_as(small)), (other, other), (other[0], other)]
+    cases.append((means[0].tolist(), means[..., None, None].expand_as(small)))
+    for given, expected in cases:
+        e = seewhy.explain(lite0, small, "feature_ablation", target=967, segments="grid", features=4, mask_value=given)
+        top = small.clone()
+        top[..., :28, :28] = expected[..., :28, :28]
+        with torch.no_grad():
+            fall = lite0.module(small)[0, 967] - lite0.module(top)[0, 967]
+        assert float(e.values[0, 0, 0, 0, 0]) == pytest.approx(float(fall), abs=1e-4)
+
+
+@pytest.mark.parametrize("value", ["red", float("nan"), float("inf"), [0.0, 1.0], torch.zeros(3, 6, 8), "black"])
+def test_what_cannot_hide(value):
+    for name in FIVE:
+        with pytest.raises(seewhy.OptionError):
+            seewhy.explain(classifier(), PICTURES, name, mask_value=value, **FEW[name])
+
+
+# --- segments
+
+
+def test_segments_given():
+    net = classifier()
+    one = np.arange(54).reshape(6, 9) // 20 * 10 - 5  # any whole numbers
+    e = seewhy.explain(net, PICTURES, "feature_ablation", target=1, segments=one)
+    assert e.extras["segments"].unique().tolist() == [0, 1, 2]
+    assert e.extras["importances"].shape == (3, 1, 3)
+    for label in range(3):
+        place = e.extras["segments"][0] == label
+        assert e.values[0, 0, 0][place].unique().tolist() == e.extras["importances"][0, :, label].tolist()
+
+
+SEGMENTED = ["feature_ablation", "lime", "kernel_shap"]
+
+
+def options_of(name):
+    return {k: v for k, v in FEW[name].items() if k not in ("segments", "features")}
+
+
+@pytest.mark.parametrize("name", SEGMENTED)
+def test_unequal_numbers_of_segments(name):
+    """What a sample has not is NaN, and no sample sees how many its neighbours have."""
+    net = classifier()
+    each = torch.stack([torch.arange(54).view(6, 9) // size for size in (14, 9, 30)])
+    e = seewhy.explain(net, PICTURES, name, target=[1, 0], segments=each, **options_of(name))
+    assert e.extras["importances"].shape == (3, 2, 6)
+    assert e.extras["importances"].isnan().sum((1, 2)).tolist() == [4, 0, 8]
+    assert e.values.isfinite().all()
+    alone = seewhy.explain(net, PICTURES[2:], name, target=[1, 0], segments=each[2], **options_of(name))
+    assert torch.allclose(alone.values, e.values[2:], atol=1e-12)
+
+
+@pytest.mark.parametrize("name", SEGMENTED)
+def test_unequal_numbers_of_superpixels_over_batches(name):
+    net, x = classifier(), resample(noise(3, 3, 3, 4), (24, 32))
+    whole = seewhy.explain(net, x, name, target=1, features=9, **options_of(name))
+    counts = [int(one.max()) + 1 for one in whole.extras["segments"]]
+    assert len(set(counts)) > 1, "else this test shows nothing"
+    for size in (1, 2):
+        e = seewhy.explain(net, x, name, target=1, features=9, batch_size=size, **options_of(name))
+        assert torch.allclose(e.extras["importances"], whole.extras["importances"], equal_nan=True, atol=1e-12)
+        assert (~e.extras["importances"].isnan()).sum(2).flatten().tolist() == counts
+
+
+@pytest.mark.parametrize("given", [None, "squares", 3, np.zeros((6, 9)), np.zeros((6, 8), int), torch.ones(6, 9) > 0])
+def test_segments_that_are_none(given):
+    with pytest.raises(seewhy.OptionError, match="segments"):
+        seewhy.explain(classifier(), PICTURES, "lime", segments=given, samples=8)
+
+
+def test_superpixels_that_are_one():
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    f = lambda x: x.mean((1, 2, 3))  # noqa: E731
+    with pytest.raises(seewhy.InputError, match=r"superpixels of sample 0 are one segment .*use segments='grid'"):
+        seewhy.explain(f, x, "feature_ablation")
+    e = seewhy.explain(f, torch.ones(1, 3, 64, 64), "feature_ablation", segments="grid", features=16, mask_value=0.0)
+    assert torch.allclose(e.values, torch.full_like(e.values, 1 / 16)), "a constant picture has parts all the same"
+    assert "the map of sample 0, target 0 is constant: it shows nothing" in e.notes
+
+
+def test_grids():
+    for size, features, sides in (
+        ((6, 9), 9, (3, 3)),
+        ((2, 50), 16, (2, 4)),
+        ((20,), 5, (5,)),
+        ((4, 6, 8), 8, (2,) * 3),
+    ):
+        x = noise(1, 2, *size)
+        e = seewhy.explain(lambda x: x.flatten(1).sum(1), x, "feature_ablation", segments="grid", features=features)
+        labels = e.extras["segments"][0]
+        assert labels.unique().tolist() == list(range(math.prod(sides)))
+        for axis, side in enumerate(sides):
+            first = labels.movedim(axis, -1).reshape(-1, size[axis])[0]
+            assert len(first.unique()) == side
+
+
+# --- a tolerance
+
+
+@pytest.mark.parametrize("name", ["lime", "rise", "kernel_shap"])
+def test_a_tolerance_is_reached(name):
+    count, asked = 14, []
+    w, v = noise(2, count)
+
+    def game(z):
+        asked.extend(map(tuple, (z > 0.5).tolist() if name == "kernel_shap" else z.tolist()))
+        return (z @ w).tanh() + (z @ v).relu()
+
+    options = {"lime": {"surrogate": "linear"}, "rise": {"cells": 5}}.get(name, {})
+    tolerance = {"lime": 0.03, "rise": 0.05, "kernel_shap": 0.01}[name]
+    plain = ask(game, name, count, samples=60, **options)
+    asked.clear()
+    e = ask(game, name, count, samples=60, tolerance=tolerance, **options)
+    far = [float(one.stderr.square().mean().sqrt() / (one.values.max() - one.values.min())) for one in (plain, e)]
+    assert far[1] <= tolerance < far[0]
+    assert e.evaluations.forward == len(asked)
+    assert 1 + 60 < len(asked) < 64 * 60
+    if name == "kernel_shap":
+        assert len(asked) == len(set(asked)), "nothing is asked twice"
+    if name == "rise":
+        assert e.extras["masks"].tolist() == [len(asked) - 1]
+
+
+@pytest.mark.parametrize("name", ["lime", "rise", "kernel_shap"])
+def test_it_says_when_a_tolerance_is_out_of_reach(name):
+    options = {"lime": {"surrogate": "linear"}, "rise": {"cells": 5}}.get(name, {})
+    count, samples = 14, 30
+    game = games(count)["majority"]
+    e = ask(game, name, count, samples=samples, tolerance=0.0, **options)
+    assert any(
+        re.fullmatch(r"sample 0: after 19\d\d \w+ the standard error is 0\.\d+ of the range", n) for n in e.notes
+    )
+    assert 64 * samples <= e.evaluations.forward <= 3 * 64 * samples
+    small = ask(lambda z: z.prod(1), "kernel_shap", 5, samples=10, tolerance=0.0)
+    assert small.stderr.max() == 0, "with few features all coalitions are the end"
+    assert small.evaluations.forward == 32
+
+
+def test_a_tree_has_no_tolerance():
+    with pytest.raises(seewhy.OptionError, match="a tree has no standard error"):
+        seewhy.explain(classifier(), PICTURES, "lime", segments="grid", tolerance=0.1)
+
+
+# --- anything that answers
+
+
+def weights_of(net):
+    (layer,) = (m for m in net.modules() if isinstance(m, nn.Linear))
+    return layer.weight.detach(), layer.bias.detach()
+
+
+@pytest.fixture
+def linear():
+    return drawn(nn.Sequential(nn.Flatten(), nn.Linear(24, 3)).double())
+
+
+X = noise(2, 2, 3, 4)
+
+
+@pytest.mark.parametrize("name", FIVE)
+@pytest.mark.parametrize("kind", ["torch", "numpy in", "numpy out", "numpy only", "backwards", "onnx", "onnx of one"])
+def test_any_callable(linear, name, kind):
+    weight, bias = (w.numpy() for w in weights_of(linear))
+
+    def backwards(x):  # neither a tensor nor its result may run backwards
+        return (x[:, :, :, ::-1].reshape(len(x), -1) @ turned + bias[::-1])[:, ::-1]
+
+    turned = weight.reshape(3, 2, 3, 4)[::-1, :, :, ::-1].reshape(3, 24).T
+    functions = {
+        "torch": lambda x: x.flatten(1) @ weights_of(linear)[0].T + weights_of(linear)[1],
+        "numpy in": lambda x: torch.from_numpy(x.astype("float64").reshape(len(x), -1) @ weight.T + bias),
+        "numpy out": lambda x: np.asarray(x).reshape(len(x), -1) @ weight.T + bias,
+        "numpy only": lambda x: np.broadcast_to(x.reshape(len(x), -1).astype("float64") @ weight.T + bias, (len(x), 3)),
+        "backwards": backwards,
+    }
+    f = functions[kind] if kind in functions else onnx_session(weight, bias, 1 if kind == "onnx of one" else "N")
+    tolerance = 1e-4 if "onnx" in kind else 1e-10
+    expected = seewhy.explain(linear, X, name, target=[2, 0], **FEW[name])
+    e = seewhy.explain(f, X, name, target=[2, 0], **FEW[name])
+    assert torch.allclose(e.values, expected.values, atol=tolerance)
+    assert e.evaluations == expected.evaluations
+
+
+def onnx_session(weight, bias, batch):
+    onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    h, kind = onnx.helper, onnx.TensorProto.FLOAT
+    nodes = [h.make_node("Flatten", ["x"], ["flat"]), h.make_node("Gemm", ["flat", "w", "b"], ["y"], transB=1)]
+    held = [onnx.numpy_helper.from_array(a.astype("float32"), name) for a, name in ((weight, "w"), (bias, "b"))]
+    ends = [h.make_tensor_value_info(name, kind, [batch, *size]) for name, size in (("x", (2, 3, 4)), ("y", (3,)))]
+    graph = h.make_graph(nodes, "linear", ends[:1], ends[1:], held)
+    model = h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8)
+    return runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def test_a_session_with_a_batch_of_its_own(linear):
+    weight, bias = (w.numpy() for w in weights_of(linear))
+    model = seewhy.wrap(onnx_session(weight, bias, 4))
+    x = noise(6, 2, 3, 4)
+    assert torch.allclose(model.forward(x).double(), linear(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gradient", "integrated_gradients", "guided_backprop"])
+def test_gradients_of_what_has_none(linear, name):
+    weight, bias = (w.numpy() for w in weights_of(linear))
+    for f in (
+        lambda x: np.asarray(x).reshape(len(x), -1) @ weight.T + bias,
+        lambda x: x.astype("float64").reshape(len(x), -1) @ weight.T + bias,
+        onnx_session(weight, bias, "N"),
+    ):
+        with pytest.raises(seewhy.ModelError, match=r"occlusion, feature_ablation, lime, rise.* kernel_shap"):
+            seewhy.explain(f, X, name)
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionError, TypeError, AttributeError, ValueError, RuntimeError, OSError, KeyError]
+)
+def test_a_predictor_that_fails_says_so_itself(error):
+    def remote(x):
+        raise error("the server answered 503")
+
+    with pytest.raises((error, seewhy.ModelError), match="the server answered 503"):
+        seewhy.explain(remote, X, "rise")
+
+    calls = []
+
+    def later(x):
+        calls.append(len(x))
+        if len(calls) > 2:
+            raise error("the quota is spent")
+        return x.flatten(1)
+
+    with pytest.raises((error, seewhy.ModelError), match="the quota is spent"):
+        seewhy.explain(later, X, "rise", target=0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (lambda x: np.asarray(x).reshape(len(x), -1) * np.nan, "NaN"),
+        (lambda x: np.ones((3, 2)), "the first axis must be the batch"),
+        (lambda x: 3.0, "returns a float"),
+        (lambda x: np.asarray(x).reshape(len(x), -1).argmax(1), "scores are needed, not decisions"),
+        (lambda x: (x.flatten(1), x), "a class is asked of one tensor"),
+    ],
+)
+def test_answers_that_are_none(answer, says):
+    with pytest.raises(seewhy.ModelError, match=says):
+        seewhy.explain(answer, X, "occlusion", target=0)
+
+
+PROGRAM = """
+import resource, sys, torch
+from torch import nn
+import seewhy
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+x = torch.randn(1, 3, 96, 96)
+
+def peak(few, many):
+    for one in (few, many):
+        name, options = one
+        seewhy.explain(net, x, name, target=1, **options)
+        yield resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+grid = {"segments": "grid", "features": 16}
+for name, few, many in (
+    ("rise", {"samples": 200}, {"samples": 2000}),
+    ("kernel_shap", grid | {"samples": 64}, grid | {"samples": 2000}),
+    ("lime", grid | {"samples": 64, "surrogate": "linear"}, grid | {"samples": 2000, "surrogate": "linear"}),
+    ("occlusion", {"stride": 12, "mask_size": 12}, {"stride": 2, "mask_size": 12}),
+):
+    before, after = peak((name, few), (name, many))
+    print(name, after - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss has another unit elsewhere")
+def test_memory_does_not_grow_with_the_masks():
+    told = subprocess.run([sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True).stdout
+    grown = {line.split()[0]: float(line.split()[1]) for line in told.splitlines()}
+    assert len(grown) == 4
+    # 2000 masked pictures at once would be 220 MB, 2000 masks as single bytes 18
+    assert max(grown.values()) < 15, grown
+
+
+# --- the real network
+
+
+@pytest.mark.row(75, 77)
+def test_occlusion_of_the_cat_by_default(lite0, shipped):
+    x = lite0.prepare(shipped["chelsea"])
+    e = seewhy.explain(lite0, x, "occlusion", target="Egyptian cat", score="probability")
+    assert "hidden parts: the mean of each channel" in e.notes
+    starts = range(0, 224 - 45 + 22, 22)
+    assert f"{len(starts) ** 2} windows of 45 × 45" in e.notes
+    assert e.evaluations.forward == 1 + len(starts) ** 2
+    whole = torch.softmax(lite0.module(x), 1)[0, 285].detach()
+    assert float(e.scores) == pytest.approx(float(whole), abs=1e-5)
+
+    def fall(top, left):
+        hidden = x.clone()
+        hidden[..., top : top + 45, left : left + 45] = x.mean((2, 3), keepdim=True)
+        return float(whole - torch.softmax(lite0.module(hidden).detach(), 1)[0, 285])
+
+    assert float(e.maps[0, 0, 0, 0]) == pytest.approx(fall(0, 0), abs=1e-5)
+    assert float(e.maps[0, 0, 223, 223]) == pytest.approx(fall(starts[-1], starts[-1]), abs=1e-5), "cut off there"
+    mean = np.mean([fall(a, b) for a in starts for b in starts if a <= 90 < a + 45 and b <= 110 < b + 45])
+    assert float(e.maps[0, 0, 90, 110]) == pytest.approx(mean, abs=1e-5)
+    assert e.maps.max() > 0.02
+
+
+@pytest.mark.row(76)
+def test_window_and_stride_on_the_cat(lite0, shipped):
+    x = lite0.prepare(shipped["chelsea"])[..., ::2, ::2].contiguous()
+    coarse = seewhy.explain(lite0, x, "occlusion", target=285, mask_size=(28, 56), stride=56)
+    fine = seewhy.explain(lite0, x, "occlusion", target=285, mask_size=(28, 56), stride=(28, 28))
+    assert (coarse.evaluations.forward, fine.evaluations.forward) == (1 + 2 * 2, 1 + 4 * 3)
+    assert float(fine.maps[0, 0, 0, 0]) == pytest.approx(float(coarse.maps[0, 0, 0, 0]), abs=1e-4)
+    said = seewhy.METHODS["occlusion"].options
+    assert "noisier" in said["mask_size"].help
+    assert "more passes" in said["stride"].help
+
+
+@pytest.mark.row(78)
+def test_lime_of_the_two_best_classes(lite0, shipped):
+    options = seewhy.METHODS["lime"].options
+    assert (options["features"].default, options["samples"].default) == (49, 2048)
+    assert (options["surrogate"].default, options["segments"].default) == ("tree", "superpixels")
+    e = seewhy.explain(lite0, shipped["coffee"], "lime", target="top2", samples=32)
+    assert e.labels == (("espresso", "cup"),)
+    assert e.maps.shape == (1, 2, 224, 224)
+    assert 25 <= int(e.extras["segments"].max()) + 1 <= 60
+    assert torch.allclose(e.extras["importances"].sum(2), torch.ones(1, 2).double())
+    assert (e.maps[0, 0] - e.maps[0, 1]).abs().max() > 0.05
+    other = seewhy.explain(lite0, shipped["coffee"], "lime", target="cup", samples=32)
+    assert torch.allclose(other.maps[:, 0], e.maps[:, 1]), "any class may be asked alone"
+
+
+@pytest.mark.row(79)
+def test_lime_redder_is_more_important(lite0, shipped):
+    x = lite0.prepare(shipped["coffee"])[..., ::2, ::2].contiguous()
+    for surrogate in ("tree", "linear"):
+        e = seewhy.explain(lite0, x, "lime", surrogate=surrogate, samples=48, segments="grid", features=16)
+        shown = overlay(np.ones((112, 112, 3)), e.scaled[0, 0], 1.0, "white_red").astype(int)
+        order = e.extras["importances"][0, 0].argsort()
+        redness = [255 - shown[(e.extras["segments"][0] == label).numpy()][0, 1] for label in order]
+        assert redness == sorted(redness)
+        assert (redness[0], redness[-1]) == (0, 255)
