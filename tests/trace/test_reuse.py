@@ -142,7 +142,7 @@ def network(request):
 def test_is_the_whole_network(network):
     """float64: the same to rounding; every corner, and windows that end with the picture."""
     net, size = copy.deepcopy(network[0]).double(), network[1]
-    starts = corners(size, (9, 12), 17)
+    starts = corners(size, (9, 12), 28)
     x = picture(size).double()
     before = state(net)
     check(net, x, starts, torch.zeros(1, 3, 9, 12).double(), masks=7)
@@ -152,7 +152,7 @@ def test_is_the_whole_network(network):
 def test_is_the_whole_network_in_single_precision(network):
     """As near to double precision as the network itself is, or nearly."""
     net, size = network
-    x, starts = picture(size), corners(size, (8, 8), 23)
+    x, starts = picture(size), corners(size, (8, 8), 29)
     patch = picture((8, 8), seed=3).repeat(len(starts), 1, 1, 1) * torch.linspace(-1, 1, len(starts)).view(-1, 1, 1, 1)
     truth = whole(copy.deepcopy(net).double(), x.double(), starts, patch.double())
     noise = (whole(net, x, starts, patch) - truth).abs().max() + 8 * torch.finfo(torch.float32).eps * truth.abs().max()
@@ -447,6 +447,23 @@ def test_training_mode_and_frozen_weights_are_as_before():
     assert same(before, state(net))
     net.eval()
     assert (found - whole(net, picture((12, 12)), STARTS, PATCH)).abs().max() < 1e-5
+
+
+def test_memory_is_bounded_for_many_masks():
+    """Also what waits for the last layers."""
+    from seewhy.trace.reuse import engine
+
+    net, x = small(), picture((12, 12))
+    net(x)
+    starts = corners((12, 12), (2, 2), 1).repeat(6, 1)
+    assert len(starts) > engine.LATE
+    patch = torch.zeros(1, 3, 2, 2)
+    assert (run(net, x, starts, patch) - whole(net, x, starts, patch, 128)).abs().max() < 1e-5
+
+
+def test_a_mixed_precision_is_refused():
+    with torch.autocast("cpu"):
+        assert "autocast" in reuse.prepare(seewhy.wrap(small()), picture((12, 12)))
 
 
 def test_half_precision_is_refused():

@@ -46,7 +46,7 @@ class Step(NamedTuple):
     def name(self) -> str:
         """Such as "aten::relu"; without the underscore of operations in place."""
         schema = getattr(self.call, "_schema", None)
-        return str(self.call.__name__) if schema is None else str(schema.name)
+        return self.call.__name__ if schema is None else str(schema.name).removesuffix("_")
 
     @property
     def given(self) -> dict[str, Any]:
