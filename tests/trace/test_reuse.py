@@ -172,7 +172,7 @@ def test_one_and_three_dimensions(make, size, channels, width):
 
 
 @pytest.mark.parametrize(
-    "options", [{"share": 0.0}, {"share": 0.3}, {"share": 1.0}, {"masks": 1}, {"max_memory": 10**6}]
+    "options", [{"share": 0.0}, {"share": 0.3}, {"share": 1.0}, {"masks": 3}, {"max_memory": 10**6}]
 )
 def test_whichever_way_the_work_is_split(options):
     torch.manual_seed(0)
