@@ -46,7 +46,7 @@ class Step(NamedTuple):
     def name(self) -> str:
         """Such as "aten::relu"; without the underscore of operations in place."""
         schema = getattr(self.call, "_schema", None)
-        return str(self.call.__name__) if schema is None else str(schema.name)
+        return self.call.__name__ if schema is None else str(schema.name).removesuffix("_")
 
     @property
     def given(self) -> dict[str, Any]:
@@ -225,7 +225,7 @@ class _Recorder(TorchDispatchMode):
         self._stale: set[int] = set()
         self._unfilled: set[int] = set()
         self._used: set[int] = set()  # storages of constants that a step has read
-        self._new(x)
+        self.kept[self._new(x)] = x.clone()  # the only value that cannot be made again
 
     def number(self, tensor: Tensor) -> int | None:
         """The value that a tensor is now, or None for a constant."""
@@ -291,7 +291,7 @@ class _Recorder(TorchDispatchMode):
         before = self._numbers[id(target)]
         shape = tuple(target.shape)
         several = sum(isinstance(a, Tensor) for a in _flat((args, kwargs))) > 1
-        if several or before == 0:  # others are made again from what was before them, should they be needed
+        if several and before:  # others are made again from what was before them, should they be needed
             self.kept[before] = target.clone()
         output = func(*args, **kwargs)
         if output is not target or tuple(target.shape) != shape:
@@ -300,7 +300,8 @@ class _Recorder(TorchDispatchMode):
             self.kept.pop(before, None)
         self._stale |= self._aliases[_storage(target)] - {id(target)}
         for other in self._stale:  # what lies in the same memory was overwritten too
-            self.kept.pop(self._numbers[other], None)
+            if self._numbers[other]:
+                self.kept.pop(self._numbers[other], None)
         self._write(plain, given, target)
         return output
 

@@ -29,7 +29,9 @@ SHARE = 0.65  # of a layer in a window, above which all of it is computed
 MASKS = 32  # worked through together
 FEW = 2**16  # numbers a mask; so few are gathered from all masks before they are worked on
 LATE = 512  # masks together then
-ROUNDING = 2.0**12  # units in the last place of the largest output by which two ways of computing may differ
+EXACT = {torch.float32, torch.float64}
+ROUNDING = 2.0**10  # units in the last place of the largest output by which two ways of computing may differ
+TF32 = 2.0**-6  # the same as a share of it, where a GPU may round the factors of single precision
 
 
 class Windowed(NamedTuple):
@@ -95,11 +97,13 @@ def prepare(model: Model, x: Inputs) -> Prepared | str:
     Returns:
         What can be asked about windows of it, or the reason why nothing can.
     """
-    if x.dtype not in {torch.float32, torch.float64} or x.ndim < 3:
-        return f"the input is {str(x.dtype).removeprefix('torch.')} with {x.ndim} axes"
+    if x.dtype not in EXACT or x.ndim < 3 or len(x) != 1:
+        return f"the input is {str(x.dtype).removeprefix('torch.')} of shape {list(x.shape)}"
+    if torch.is_autocast_enabled(x.device.type):
+        return "autocast changes the precision on the way"
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    seen = x.detach().clone(memory_format=formats.get(x.ndim, torch.contiguous_format))
     with quiet(model), torch.no_grad():
+        seen = x.detach().clone(memory_format=formats.get(x.ndim, torch.contiguous_format))
         try:
             return Prepared(model, x, joined(folded(record(lambda z: model.forward(own(z, model.layout)), seen))))
         except Unrecorded as reason:
@@ -115,29 +119,37 @@ def _run(prepared: Prepared, starts: Tensor, patch: Tensor, masks: int, share: f
     if not tape.unchanged():
         raise Unrecorded("the weights have changed since it was prepared")
     window = Window(starts.cpu().numpy().astype(np.int64), tuple(patch.shape[2:]))
-    axes = tuple(range(2, x.ndim))
     cut = late(tape)
-    before: list[dict[int, Tensor]] = []
+    made, waiting = [], []
     order = groups(window, x.shape[2:], masks)
     for members in order:
-        own_window = Window(window.starts[members], window.size)
-        plan = planned_out(tape, Change(tuple(x.shape), axes, own_window), share, cut)
-        size = len(members) if max_memory is None else max(1, min(len(members), max_memory // _bytes(plan, x)))
-        desk = Desk({v: shelf(tape.clean(v), plan.book.changes[v], size) for v in plan.book.shelved})
-        for first in range(0, len(members), size):
-            desk.part = slice(first, min(first + size, len(members)))
-            here = patch if len(patch) == 1 else patch[torch.from_numpy(members[desk.part])]
-            here = here.to(x).expand(desk.part.stop - first, *patch.shape[1:])
-            before.append(_whole(plan.whole, _windows(plan, desk, here), tape))
-    joined = {v: torch.cat([b[v] for b in before]) for v in before[0]}
-    made = []
-    for first in range(0, len(starts), LATE):
-        some = {v: t[first : first + LATE] for v, t in joined.items()}
-        made.append(_whole(timed(cut.steps, {tape.result}, tape), some, tape)[tape.result].squeeze(1))
-    output = torch.empty_like(torch.cat(made))
-    output[torch.from_numpy(np.concatenate(order))] = torch.cat(made)
+        own_starts = Window(window.starts[members], window.size)
+        plan = planned_out(tape, Change(tuple(x.shape), tuple(range(2, x.ndim)), own_starts), share, cut)
+        here = patch if len(patch) == 1 else patch[torch.from_numpy(members).to(patch.device)]
+        waiting += _group(plan, here.to(x).expand(len(members), *patch.shape[1:]), max_memory)
+        if members is order[-1] or sum(len(v) for values in waiting for v in values.values()) >= LATE:
+            together = {v: torch.cat([values[v] for values in waiting]) for v in cut.reads}
+            made.append(_whole(timed(cut.steps, {tape.result}, tape), together, tape)[tape.result].squeeze(1))
+            waiting = []
+    sorted_ = torch.cat(made)
+    output = torch.empty_like(sorted_)
+    output[torch.from_numpy(np.concatenate(order)).to(output.device)] = sorted_
     _check(prepared, starts, patch, output)
     return output
+
+
+def _group(plan: Plan, patch: Tensor, max_memory: int | None) -> list[dict[int, Tensor]]:
+    """What the last steps begin with, for the masks of one plan; in several portions where memory is short."""
+    book = plan.book
+    size = len(patch)
+    if max_memory is not None:
+        size = max(1, min(size, max_memory // _bytes(plan, patch.element_size())))
+    desk = Desk({v: shelf(book.tape.clean(v), book.changes[v], size) for v in book.shelved})
+    found = []
+    for first in range(0, len(patch), size):
+        desk.part = slice(first, min(first + size, len(patch)))
+        found.append(_whole(plan.whole, _windows(plan, desk, patch[desk.part]), book.tape))
+    return found
 
 
 class Cut(NamedTuple):
@@ -273,13 +285,13 @@ def _told(step: Step, call: Callable[[], Any]) -> Any:
         raise Unrecorded(f"{step.name} cannot be done for many masks at once: {error}") from error
 
 
-def _bytes(plan: Plan, x: Tensor) -> int:
+def _bytes(plan: Plan, number: int) -> int:
     """What one mask needs: its windows on the shelves, and the largest whole values twice."""
     book = plan.book
     shelved = sum(_size(book.changes[v]) for v in book.shelved)
     whole = max((math.prod(book.tape.shapes[v]) for s, _ in plan.whole for v in s.gives if v is not None), default=0)
     windows = max((_size(c) for c in book.changes.values()), default=0)
-    return (shelved + 3 * max(whole, windows)) * x.element_size()
+    return (shelved + 3 * max(whole, windows)) * number
 
 
 def _size(change: Change) -> int:
@@ -293,8 +305,11 @@ def _check(prepared: Prepared, starts: Tensor, patch: Tensor, output: Tensor) ->
     place = tuple(slice(s, s + n) for s, n in zip(starts[chosen].tolist(), patch.shape[2:], strict=True))
     x[0][(slice(None), *place)] = patch[chosen if len(patch) > 1 else 0].to(x)
     expected = prepared.model.forward(own(x, prepared.model.layout))
+    if expected.numel() == 0:
+        raise Unrecorded("its output is empty")
     if expected.shape[1:] != output.shape[1:]:
         raise Unrecorded(f"one mask gave shape {list(output.shape[1:])}, not {list(expected.shape[1:])}")
-    allowed = ROUNDING * torch.finfo(x.dtype).eps * expected.abs().max()
+    rounded = x.is_cuda and x.dtype == torch.float32 and torch.backends.cudnn.allow_tf32
+    allowed = (TF32 if rounded else ROUNDING * torch.finfo(x.dtype).eps) * expected.abs().max()
     if not bool((expected[0] - output[chosen]).abs().max() <= allowed):
         raise Unrecorded("one mask, asked of the whole network, gave another answer")

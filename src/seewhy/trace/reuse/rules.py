@@ -115,11 +115,8 @@ def _alike(step: Step, book: Book) -> Planned | None:
     if len({len(shapes[v]) for v in reads}) > 1 or any(shapes[v][0] != 1 for v in reads):
         return None
     axes = tuple(sorted({a for v in reads for a in book.changes[v].axes if shapes[v][a] > 1}))
-    joined = _joins(step, book) or elementwise(step)
-    after = (0, *axes) if joined else carried(step, (0, *axes), shapes)
-    if after is None or after[0] != 0 or (elementwise(step) and carried(step, (0, *axes), shapes) is None) or not axes:
-        return None
-    if joined and not elementwise(step) and step.given.get("dim", 0) % len(shapes[reads[0]]) in after:
+    after = (0, *axes) if _joins(step, (0, *axes), book) else carried(step, (0, *axes), shapes)
+    if not axes or after is None or after[0] != 0:
         return None
     changes = [book.along(v, axes) for v in reads]
     lengths = changes[0].lengths
@@ -127,29 +124,30 @@ def _alike(step: Step, book: Book) -> Planned | None:
         return None
     window = union([c.window for c in changes], lengths)
     get = {v: book.read(v, axes, window) for v in reads}
-    fixed = _widened(step, len(shapes[reads[0]]), axes, lengths, window) if joined else step
+    here = _widened(step, len(shapes[reads[0]]), axes, lengths, window)
 
     def compute(desk: Desk) -> Any:
         values = {v: g(desk) for v, g in get.items()}
-        local = fixed(desk) if callable(fixed) else fixed
-        return again(local, values.__getitem__, (0, *axes), after)
+        return again(here(desk), values.__getitem__, (0, *axes), after)
 
     count = len(step.gives) if step.name.removeprefix("aten::") in SEVERAL else 1
     return Planned(compute, tuple(Change(_shape(step, book, i), after[1:], window) for i in range(count)))
 
 
-def _joins(step: Step, book: Book) -> bool:
-    """Whether it is a concatenation of values with as many axes."""
+def _joins(step: Step, axes: Sequence[int], book: Book) -> bool:
+    """Whether it is a concatenation, constants among them, along another axis than these."""
     if step.name != "aten::cat":
         return False
     ranks = {len(book.tape.shapes[p.value]) if isinstance(p, At) else p.ndim for p in step.args[0]}
-    return len(ranks) == 1
+    return len(ranks) == 1 and step.given.get("dim", 0) % ranks.pop() not in axes
 
 
 def _widened(
     step: Step, ndim: int, axes: Sequence[int], lengths: Sequence[int], window: Window
 ) -> Callable[[Desk], Step]:
     """The step with what its constants hold at each window in their place."""
+    if step.name != "aten::cat" and not elementwise(step):
+        return lambda _: step  # its constants have no positions
 
     def put(a: Any, desk: Desk) -> Any:
         if type(a) in {list, tuple}:
