@@ -294,7 +294,7 @@ def test_a_control_that_is_misjudged_makes_it_invalid(ten, monkeypatch):
     from seewhy.evidence import check as room
 
     net, x = ten
-    monkeypatch.setattr(room, "gain", lambda model, x, *_: np.ones(len(x)) + np.arange(len(x)) / 100)
+    monkeypatch.setattr(room, "gain", lambda scores, filled, m, *_: np.ones(len(m)) + np.arange(len(m)) / 100)
     found = seewhy.check(net, x[:6], "gradient")
     assert found["gradient"].verdict == "INVALID"
     assert "noise is informative" in found["gradient"].reason
