@@ -60,13 +60,14 @@ def networks(model: Model, x: Inputs, draws: int, seed: int, *, heads: bool) -> 
     half = len(rows) // 2
     parts = {"top": rows[-1:], "half": rows[half:], "all": rows, "bottom": rows[:-1]}
     usual, scores, likeness = _spreads(model, x), _scores(model, x), list[float]()
+    channels_last = _works_channels_last(model, x)
     several = _heads(model, x, rows[-1], draws, seed) if heads else None
     if several is not None:
         yield Net("top", list(range(draws)), several)
         del parts["top"]
     for draw in range(draws):
         for kind, part in parts.items():
-            twin, trouble = _alive(model, x, everything, part, usual, seed + 1 + draw)
+            twin, trouble = _alive(model, x, everything, part, usual, seed + 1 + draw, channels_last)
             if not trouble and kind == "all" and scores.shape[1] >= FEW:
                 likeness.append(float((ranks(scores) * ranks(_scores(twin, x))).sum(-1).mean()))
                 alike = sum(likeness) / draws  # of all draws: of few classes, one network ranks alike by chance
@@ -161,9 +162,25 @@ def _heads(model: Model, x: Inputs, last: list[str], draws: int, seed: int) -> M
     return replace(model, forward=forward, labels=None)
 
 
+def _works_channels_last(model: Model, x: Inputs) -> bool:
+    """Whether a copy works with channels last in memory, which convolutions are quicker with."""
+    copied = drawn(model, set(), "init", 0)
+    assert copied.module is not None
+    weights = list(copied.module.parameters())
+    if x.ndim != 4 or not any(w.ndim == 4 for w in weights) or any(w.ndim == 5 for w in weights):
+        return False
+    copied.module.to(memory_format=torch.channels_last)
+    try:
+        _scores(copied, x[:2])
+    except ModelError:  # it looks at its features in a way that needs the other order
+        return False
+    return True
+
+
 def _alive(
-    model: Model, x: Inputs, rows: list[tuple[str, list[str]]], part: list[list[str]], usual: list[float], seed: int
-) -> tuple[Model, str]:
+    model: Model, x: Inputs, rows: list[tuple[str, list[str]]], part: list[list[str]], usual: list[float], seed: int,
+    channels_last: bool,
+) -> tuple[Model, str]:  # fmt: skip
     """A copy with a part drawn anew, and what is wrong with it."""
     names = {name for owned in part for name in owned}
     first = next((n for n, (_, owned) in enumerate(rows) if owned in part), len(rows))
@@ -171,6 +188,8 @@ def _alive(
     trouble = ""
     for how in ("init", "permute"):
         twin = drawn(model, names, how, seed)
+        if channels_last and twin.module is not None:
+            twin.module.to(memory_format=torch.channels_last)
         settle(twin, layers, own(x, model.layout))
         trouble = _dead(usual, _spreads(twin, x))
         if not trouble:
