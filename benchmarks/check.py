@@ -10,11 +10,11 @@ from pathlib import Path
 import skimage
 import sklearn.datasets
 import torch
+from torchvision.transforms.functional import gaussian_blur
 
 import seewhy
 from seewhy.cli.demo import pictures
 from seewhy.evidence.check import CONTROLS, LEVELS
-from seewhy.evidence.deletion import gain
 from seewhy.evidence.networks import KINDS
 from seewhy.evidence.randomize import rows_of
 
@@ -29,6 +29,17 @@ def files() -> list[str]:
     skimages, photos = Path(skimage.__file__).parent / "data", Path(sklearn.datasets.__file__).parent / "images"
     more = [skimages / "astronaut.png", skimages / "rocket.jpg", skimages / "motorcycle_left.png"]
     return [str(f) for f in (*pictures().values(), photos / "china.jpg", photos / "flower.jpg", *more)]
+
+
+def deleted(net, x, order_by, label, steps):
+    """The mean probability while one picture loses what a map puts first."""
+    places = order_by.flatten().argsort(descending=True).argsort().view(x.shape[2:]) / order_by.numel()
+    blurred, total = gaussian_blur(x, 61, 20.0), 0.0
+    with torch.no_grad():
+        for step in range(1, steps + 1):
+            hidden = torch.where(places < (step / (steps + 1)) ** 1.5, blurred, x)
+            total += float(net(hidden).softmax(1)[0, label])
+    return total / steps
 
 
 def loop(model, x):
@@ -60,7 +71,10 @@ def loop(model, x):
                 seewhy.explain(model, x[n : n + 1], method, target=other, upsample="none")
         for method in (*METHODS, "random"):
             e = seewhy.explain(model, x[n : n + 1], method, target=best[n : n + 1, None], upsample="none")
-            gain(model, x[n : n + 1], e.maps[:, 0], e.targets, steps, 0, lambda _n: None)
+            whole = torch.nn.functional.interpolate(e.maps, size=x.shape[2:], mode="bilinear")[0, 0]
+            shuffled = whole.flatten()[torch.randperm(whole.numel())].view_as(whole)
+            for one in (shuffled, whole):
+                deleted(model.module, x[n : n + 1], one, int(best[n]), steps)
 
 
 def main() -> None:
