@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .evidence.measure import compare as compare
     from .evidence.measure import measure as measure
     from .evidence.randomize import randomize as randomize
+    from .maps.filters import FILTERS as FILTERS
     from .methods.ascent.dream import dream as dream
     from .methods.averaged import smooth as smooth
     from .methods.averaged import tta as tta
@@ -37,6 +38,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "CHECKS": "evidence:CHECKS",
+    "FILTERS": "maps.filters:FILTERS",
     "activations": "trace.layers:activations",
     "check": "evidence.check:check",
     "compare": "evidence.measure:compare",
@@ -102,6 +104,7 @@ def _attached(place: str) -> Any:
 
 
 Model.prepare = _attached("inputs:prepare")
+Explanation.filtered = _attached("maps.filters:filtered")
 Explanation.show = _attached("pictures:show")
 Explanation.save = _attached("pictures:save")
 Explanation.load = staticmethod(lambda file: _fetch("pictures:load")(file))

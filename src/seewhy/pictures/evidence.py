@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 from seewhy import maps
 from seewhy.errors import OptionError
 
-from .sheet import DPI, PANEL, draw_input, draw_map, input_picture, strongest_slice
+from .panels import draw_input, draw_map, input_picture, strongest_slice
+from .scale import scale_of
+from .sheet import DPI, PANEL
 from .table import table
+from .verdicts import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,13 +24,6 @@ if TYPE_CHECKING:
 
     from seewhy.types import Evidence, Finding, Judgement
 
-COLOURS = {
-    "PASS": "#1b7837",
-    "FAIL": "#b2182b",
-    "CONFOUNDED": "#8c510a",
-    "INCONCLUSIVE": "#555555",
-    "INVALID": "#762a83",
-}
 KINDS = {"trained": "Trained", "top": "Last layer\ndrawn anew", "half": "Upper half\ndrawn anew",
          "all": "Everything\ndrawn anew"}  # fmt: skip
 
@@ -73,6 +69,7 @@ def figure(given: Evidence, *, sample: int = 0, cmap: Any = "white_black", perce
     if not 0 <= sample < len(given.input):
         raise OptionError(f"sample={sample}: there are {len(given.input)} inputs, 0 to {len(given.input) - 1}.")
     names = list(given.maps)
+    scale = scale_of("own", (), cmap, percentile)
     page = Figure(figsize=(PANEL * (1 + len(KINDS)), (PANEL + 0.45) * len(names) + 3.0), layout="constrained")
     parts: Any = page.subfigures(2, 1, height_ratios=[(PANEL + 0.45) * len(names), 2.8])
     above, below = parts
@@ -88,7 +85,7 @@ def figure(given: Evidence, *, sample: int = 0, cmap: Any = "white_black", perce
         for axis, (kind, title) in zip(line[1:], KINDS.items(), strict=True):
             axis.set_title(title, fontsize=9)
             if kind in every:
-                draw_map(axis, every[kind], where, picture, cmap, None, percentile)
+                draw_map(axis, every[kind], where, picture, cmap, None, scale)
             else:  # a network that could not be explained
                 axis.set_axis_off()
                 axis.text(0.5, 0.5, "none", ha="center", va="center", fontsize=9, transform=axis.transAxes)
