@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .methods.explain import explain as explain
     from .models import load as load
     from .models import wrap as wrap
+    from .pictures.report import report as report
     from .trace import targets as targets
     from .trace.layers import activations as activations
     from .trace.layers import layers as layers
@@ -52,6 +53,7 @@ _WHERE = {
     "smooth": "methods.averaged:smooth",
     "tta": "methods.averaged:tta",
     "randomize": "evidence.randomize:randomize",
+    "report": "pictures.report:report",
     "predict": "trace.predict:predict",
     "targets": "trace.targets:",
     "testing": "testing:",
@@ -116,6 +118,7 @@ Comparison._repr_png_ = _attached("pictures.comparison:picture")
 Measured.__str__ = _attached("pictures.comparison:measured")  # type: ignore[method-assign]
 Evidence.__str__ = _attached("pictures.evidence:text")  # type: ignore[method-assign]
 Evidence.show = _attached("pictures.evidence:show")
+Evidence.report = _attached("pictures.evidence:report")
 Evidence.save = _attached("pictures.evidence:save")
 Evidence._repr_png_ = _attached("pictures.evidence:png")
 Prediction.__str__ = _attached("pictures.table:prediction")  # type: ignore[method-assign]

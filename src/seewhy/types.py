@@ -357,7 +357,8 @@ class Evidence:
     seconds: float = 0.0
     asked: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
-    save: ClassVar[Callable[..., None]]  # these are attached in seewhy/__init__.py
+    report: ClassVar[Callable[..., Any]]  # these are attached in seewhy/__init__.py
+    save: ClassVar[Callable[..., None]]
     show: ClassVar[Callable[..., Any]]
     _repr_png_: ClassVar[Callable[..., bytes]]
 

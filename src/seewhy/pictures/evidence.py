@@ -14,7 +14,7 @@ from seewhy.errors import OptionError
 
 from .panels import draw_input, draw_map, input_picture, strongest_slice
 from .scale import scale_of
-from .sheet import DPI, PANEL
+from .sheet import DPI, DRAWN, PANEL, REPORTED
 from .table import table
 from .verdicts import COLOURS
 
@@ -24,25 +24,28 @@ if TYPE_CHECKING:
 
     from seewhy.types import Evidence, Finding, Judgement
 
+HEADS = ("method", "verdict", "T0 informative", "T1 top layer", "T2 cascade", "T3 class")
 KINDS = {"trained": "Trained", "top": "Last layer\ndrawn anew", "half": "Upper half\ndrawn anew",
          "all": "Everything\ndrawn anew"}  # fmt: skip
 
 
 def text(given: Evidence) -> str:
     """A row a method: the word, the four tests with their intervals, the reason; then the controls and the notes."""
-    heads = ("method", "verdict", "T0 informative", "T1 top layer", "T2 cascade", "T3 class")
-    groups = ((given.methods, ""), (given.controls, " (control)"))
-    rows = [
-        (name + mark, one.verdict, *(_cell(one.tests[test]) for test in ("T0", "T1", "T2", "T3")))
-        for group, mark in groups
-        for name, one in group.items()
-    ]
     said = [f"{key} {value:g}" for key, value in given.settings.items() if isinstance(value, float)]
     used = f"{given.settings['inputs']} inputs, {given.settings['draws']} draws; {', '.join(said)}"
     reasons = [
         f"{name}: {one.verdict}. {one.reason[0].upper()}{one.reason[1:]}." for name, one in given.methods.items()
     ]
-    return "\n".join([table(heads, rows), "", *reasons, "", used, *given.notes])
+    return "\n".join([table(HEADS, rows(given)), "", *reasons, "", used, *given.notes])
+
+
+def rows(given: Evidence) -> list[tuple[str, ...]]:
+    """What stands under `HEADS`, the controls last."""
+    return [
+        (name + mark, one.verdict, *(_cell(one.tests[test]) for test in ("T0", "T1", "T2", "T3")))
+        for group, mark in ((given.methods, ""), (given.controls, " (control)"))
+        for name, one in group.items()
+    ]
 
 
 def _cell(found: Finding) -> str:
@@ -125,18 +128,27 @@ def _band(one: Judgement) -> tuple[list[float], list[float], list[float]]:
 
 
 def save(given: Evidence, file: str | Path, **options: Any) -> None:
-    """Write the figure (.png, .svg, .pdf) or the numbers (.json).
+    """Write the figure (.png, .svg, .pdf), the numbers (.json) or the report (.html).
 
     Raises:
         OptionError: another ending.
     """
     path = Path(file)
-    if path.suffix.lower() in {".png", ".svg", ".pdf"}:
+    if path.suffix.lower() in DRAWN:
         figure(given, **options).savefig(path, dpi=DPI)
     elif path.suffix.lower() == ".json":
         path.write_text(json.dumps(numbers(given), indent=1), encoding="utf-8")
+    elif path.suffix.lower() in REPORTED:
+        report(given, path, **options)
     else:
-        raise OptionError(f"{path.name}: the ending must be one of .png, .svg, .pdf, .json.")
+        raise OptionError(f"{path.name}: the ending must be one of {', '.join((*DRAWN, *REPORTED))}, .json.")
+
+
+def report(given: Evidence, file: str | Path, **options: Any) -> Path:
+    """Write the report; see `seewhy.report`."""
+    from .report import report as write
+
+    return write([], file, evidence=given, **options)
 
 
 def numbers(given: Evidence) -> dict[str, Any]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 DPI = 150
 PANEL = 2.5  # inches
+DRAWN = (".png", ".svg", ".pdf")
+REPORTED = (".html", ".htm")
 
 
 def show(explanations: Explanation | Sequence[Explanation], **options: Any) -> Image:
@@ -78,7 +80,7 @@ def figure(
     from matplotlib.figure import Figure
 
     every = [explanations] if isinstance(explanations, Explanation) else list(explanations)
-    if not every or not all(_same_question(e, every[0]) for e in every):
+    if not every or not all(same_question(e, every[0]) and e.maps.shape == every[0].maps.shape for e in every):
         raise OptionError("a sheet shows explanations of the same input and the same targets.")
     choose("layout", layout, LAYOUTS)
     _check_numbers(every, layout, columns, slices)
@@ -135,10 +137,11 @@ def _one_line(e: Explanation, layout: str) -> bool:
     return layout == "methods" and e.maps.shape[:2] == (1, 1)
 
 
-def _same_question(a: Explanation, b: Explanation) -> bool:
+def same_question(a: Explanation, b: Explanation) -> bool:
+    """Whether two explanations are of the same input and the same targets."""
     return (
         a.input.shape == b.input.shape
-        and a.maps.shape == b.maps.shape
+        and a.scores.shape == b.scores.shape
         and bool((a.input == b.input).all())
         and (a.targets is None) == (b.targets is None)
         and (a.targets is None or b.targets is None or bool((a.targets == b.targets).all()))
