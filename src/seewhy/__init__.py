@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, ModelError, OptionError, SeewhyError, UnknownNameError
 from .methods import METHODS
-from .types import Activations, Card, Comparison, Evidence, Explanation, Layers, Measured, Model, Prediction
+from .types import (
+    Activations,
+    Card,
+    Comparison,
+    Evidence,
+    Explanation,
+    Judgement,
+    Layers,
+    Measured,
+    Model,
+    Prediction,
+)
 
 if TYPE_CHECKING:
     from . import pictures as pictures
@@ -127,3 +138,15 @@ Activations.montage = _attached("pictures.channels:montage")
 Activations.show = _attached("pictures.channels:show")
 Activations.save = _attached("pictures.channels:save")
 Activations._repr_png_ = _attached("pictures.channels:png")
+_SHOWN: tuple[tuple[Any, str], ...] = (
+    (Model, "model"),
+    (Prediction, "prediction"),
+    (Layers, "layers"),
+    (Explanation, "explanation"),
+    (Evidence, "evidence"),
+    (Judgement, "judgement"),
+    (Measured, "measured"),
+    (Comparison, "comparison"),
+)
+for _record, _name in _SHOWN:
+    _record._repr_html_ = _attached(f"pictures.notebook:{_name}")

@@ -26,7 +26,9 @@ def test_demo(tmp_path, capsys):
                  ("grace_hopper", "military uniform", "652", "0.465")):  # fmt: skip
         assert any(all(part in row for part in line) for row in said.out.splitlines()), line
     files = sorted(p.name for p in (tmp_path / "made").iterdir())
-    assert files == sorted(f"{n}{s}.png" for n in ("chelsea", "coffee", "grace_hopper") for s in ("", "-path"))
+    pictures = [f"{n}{s}.png" for n in ("chelsea", "coffee", "grace_hopper") for s in ("", "-path")]
+    assert files == sorted([*pictures, "report.html"])
+    assert (tmp_path / "made" / "report.html").stat().st_size > 500_000
     assert "note: baseline: a black picture" in said.err
 
 

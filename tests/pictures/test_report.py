@@ -171,6 +171,7 @@ def test_what_stands_beside_the_maps(found, page, x, model):
     assert "NOT CHECKED" not in words
 
 
+@pytest.mark.row(90)
 @pytest.mark.parametrize("name", seewhy.METHODS)
 def test_every_method_says_what_it_can_and_cannot_tell(name, model, x, tmp_path):
     e = seewhy.explain(model, x[:1], name)
