@@ -9,11 +9,10 @@ import pytest
 import torch
 from PIL import Image
 from tests.networks import classifier
+from tests.pages import HOSTILE, Page
 
 import seewhy
 from seewhy.pictures import drawn, figure, gallery
-
-from .test_report import HOSTILE, Page
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +106,19 @@ def test_hostile_text_stays_text(model, x):
     for record in records:
         page = shown(record)
         assert evil in page.words, type(record)
-        assert {tag for tag, _ in page.elements} <= set("img ul li p b table thead tbody tr th td".split())
+        assert {tag for tag, _ in page.elements} <= {
+            "img",
+            "ul",
+            "li",
+            "p",
+            "b",
+            "table",
+            "thead",
+            "tbody",
+            "tr",
+            "th",
+            "td",
+        }
         assert not any(key.startswith("on") for _, a in page.elements for key in a)
 
 
