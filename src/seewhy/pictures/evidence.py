@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from seewhy import maps
 from seewhy.errors import OptionError
+from seewhy.evidence import CHECKS
 
 from .panels import draw_input, draw_map, input_picture, strongest_slice
 from .scale import scale_of
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from seewhy.types import Evidence, Finding, Judgement
 
-HEADS = ("method", "verdict", "T0 informative", "T1 top layer", "T2 cascade", "T3 class")
 KINDS = {"trained": "Trained", "top": "Last layer\ndrawn anew", "half": "Upper half\ndrawn anew",
          "all": "Everything\ndrawn anew"}  # fmt: skip
 
@@ -36,16 +36,27 @@ def text(given: Evidence) -> str:
     reasons = [
         f"{name}: {one.verdict}. {one.reason[0].upper()}{one.reason[1:]}." for name, one in given.methods.items()
     ]
-    return "\n".join([table(HEADS, rows(given)), "", *reasons, "", used, *given.notes])
+    return "\n".join([table(heads(given), rows(given)), "", *reasons, "", used, *given.notes])
+
+
+def heads(given: Evidence) -> tuple[str, ...]:
+    """What stands over `rows`."""
+    return ("method", "verdict", *(f"{name} {CHECKS[name].title.lower()}" for name in _known(given)))
 
 
 def rows(given: Evidence) -> list[tuple[str, ...]]:
-    """What stands under `HEADS`, the controls last."""
+    """A row a method, the controls last."""
+    known = _known(given)
     return [
-        (name + mark, one.verdict, *(_cell(one.tests[test]) for test in ("T0", "T1", "T2", "T3")))
+        (name + mark, one.verdict, *(_cell(one.tests[test]) for test in known))
         for group, mark in ((given.methods, ""), (given.controls, " (control)"))
         for name, one in group.items()
     ]
+
+
+def _known(given: Evidence) -> list[str]:
+    """The tests that were run."""
+    return [name for name in CHECKS if name in next(iter(given.methods.values())).tests]
 
 
 def _cell(found: Finding) -> str:

@@ -39,7 +39,7 @@ def evidence(given: Evidence) -> str:
     """The figure, the table of tests, and what a reader must know."""
     rows = [[_word(cell) if n == 1 else escape(cell) for n, cell in enumerate(row)] for row in found.rows(given)]
     reasons = [f"{name}: {one.verdict}. {one.reason}." for name, one in given.methods.items()]
-    whole = _rows(found.HEADS, rows) + _list([*reasons, *given.notes])
+    whole = _rows(found.heads(given), rows) + _list([*reasons, *given.notes])
     return _picture(found.figure(given), "trained beside randomised") + whole
 
 

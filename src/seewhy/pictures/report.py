@@ -257,7 +257,7 @@ def _short(value: Any) -> str:
 
 def _evidence(given: Evidence) -> dict[str, Any]:
     return {
-        "heads": found.HEADS,
+        "heads": found.heads(given),
         "rows": found.rows(given),
         "reasons": [(name, one.verdict, one.reason) for name, one in given.methods.items()],
         "notes": given.notes,
