@@ -2,6 +2,7 @@
 
 import base64
 import io
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -127,3 +128,25 @@ def test_figures_become_pictures(model, x):
     assert isinstance(made, Image.Image)
     e = seewhy.explain(model, x[:1], "gradient")
     assert np.array_equal(np.asarray(drawn(figure(e))), np.asarray(e.show()))
+
+
+def test_every_record_comes_back_from_a_pickle(model, x):
+    e = seewhy.explain(model, x[:1], "gradcam", target=2).filtered("positive", "clip=99")
+    compared = seewhy.compare(model, x, ["gradient", "gradcam"])
+    records = [
+        e,
+        compared,
+        seewhy.measure(model, compared.maps[0], "deletion"),
+        seewhy.check(model, x[:1], "gradient", target=2),
+        seewhy.predict(model, x),
+        seewhy.layers(model, x[:1]),
+    ]
+    for record in records:
+        back = pickle.loads(pickle.dumps(record))
+        assert type(back) is type(record)
+        assert back._repr_html_() == record._repr_html_()
+    assert pickle.loads(pickle.dumps(e)).filters == ("positive", "clip=99")
+    held = seewhy.activations(model, x[:1], "0")
+    back = pickle.loads(pickle.dumps(held))
+    assert torch.equal(back.values, held.values)
+    assert back._repr_png_() == held._repr_png_()
