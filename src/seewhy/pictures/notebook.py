@@ -26,8 +26,7 @@ def explanation(e: Explanation) -> str:
     """The sheet, then what was read, how far the sum misses its promise, and the notes."""
     lines = []
     if e.feature_layer is not None:
-        why = "" if e.layer_reason in {None, "given"} else f": {e.layer_reason}"
-        lines.append(f"read at {e.feature_layer}{why}")
+        lines.append(f"read at {e.feature_layer if e.layer_reason in {None, 'given'} else e.layer_reason}")
     if e.completeness is not None:
         off = ", ".join(f"{v:+.3g}" for v in e.completeness.flatten().tolist()[:8])
         more = ", …" if e.completeness.numel() > 8 else ""
@@ -84,7 +83,12 @@ def model(given: Model) -> str:
     some = ", ".join((given.labels or ())[:4]) + (", …" if len(given.labels or ()) > 4 else "")
     labels = "none: classes are numbers" if given.labels is None else f"{len(given.labels)}: {some}"
     prepared = "none: give tensors" if given.preparation is None else str(given.preparation)
-    rows = [("can give", can), ("labels", labels), ("layout", given.layout or "NC…"), ("preparation", prepared)]
+    rows = [
+        ("can give", can),
+        ("labels", labels),
+        ("layout", given.layout or "N first, C second"),
+        ("preparation", prepared),
+    ]
     return _table((given.name, ""), rows) + _list(given.notes)
 
 
