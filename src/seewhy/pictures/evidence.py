@@ -96,8 +96,8 @@ def figure(given: Evidence, *, sample: int = 0, cmap: Any = "white_black", perce
         draw_input(line[0], picture)
         verdict = given.methods[name].verdict
         head = f"{name}: {verdict}"  # as wide as its panel
-        size = min(10.0, 230 / len(head))
-        line[0].set_title(head, fontsize=size, color=COLOURS[verdict], weight="bold", parse_math=False)
+        points = min(10.0, 230 / len(head))
+        line[0].set_title(head, fontsize=points, color=COLOURS[verdict], weight="bold", parse_math=False)
         for axis, (kind, title) in zip(line[1:], KINDS.items(), strict=True):
             axis.set_title(title, fontsize=9)
             if kind in every:
