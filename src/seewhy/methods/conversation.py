@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from seewhy.errors import ModelError
+from seewhy.models.folded import channels_last
 from seewhy.trace.choice import passes_all
 from seewhy.trace.forward import run
 from seewhy.trace.layout import masked
@@ -107,6 +108,7 @@ def _hiding(scene: Scene, question: ScoresHiding, ready: Ready, spent: list[int]
 
     many = scene.layer is None and scene.model.module is not None and question.number * len(rows) >= MANY
     outputs = answering(scene.model, ready(int(rows[0])) if many else "few", scene.layer)
+    x, fill = channels_last(x), channels_last(fill)
 
     def part(start: int, stop: int) -> Tensor:
         hidden = question.hidden(start, stop).to(x.device)

@@ -40,7 +40,7 @@ def folded(tape: Tape) -> Tape:
             given["weight"], given["bias"] = _scaled(given, scale, shift)
             gives = after[0].gives[:1]
             changes[number[id(after[0])]] = None
-        given["weight"] = _channels_last(given["weight"])
+        given["weight"] = channels_last(given["weight"])
         changes[i] = Step(step.call, tuple(given.values()), {}, gives, step.single)
     return replaced(tape, changes)
 
@@ -88,6 +88,7 @@ def _scaled(given: dict[str, Any], scale: Tensor, shift: Tensor) -> tuple[Tensor
     return weight * scale.to(weight.dtype).view(per_output), shift.to(weight.dtype)
 
 
-def _channels_last(weight: Tensor) -> Tensor:
+def channels_last(x: Tensor) -> Tensor:
+    """The same numbers in another order in memory, which convolutions are quicker with."""
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    return weight.contiguous(memory_format=formats[weight.ndim]) if weight.ndim in formats else weight
+    return x.contiguous(memory_format=formats.get(x.ndim, torch.contiguous_format))

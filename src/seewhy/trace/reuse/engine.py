@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seewhy.models.folded import folded
+from seewhy.models.folded import channels_last, folded
 from seewhy.models.tape import Step, Tape, Unrecorded, done, last_reads, record, store
 from seewhy.trace.forward import out_of_memory, quiet, run
 from seewhy.trace.layout import own
@@ -107,7 +107,7 @@ class Prepared:
         with quiet(self.model), torch.no_grad():
             try:
                 _check_weights(self.tape)
-                given = {self.tape.source: _laid(points).unsqueeze(1)}
+                given = {self.tape.source: channels_last(points).unsqueeze(1)}
                 output = _whole(self.steps, given, self.tape)[self.tape.result].squeeze(1)
                 if ask:
                     _check(self.model, points[:1], output[0])
@@ -131,7 +131,7 @@ def prepare(model: Model, x: Inputs) -> Prepared | str:
     if torch.is_autocast_enabled(x.device.type):
         return "autocast changes the precision on the way"
     with quiet(model), torch.no_grad():
-        seen = _laid(x.detach().clone())
+        seen = channels_last(x.detach().clone())
         try:
             return Prepared(model, x, joined(folded(record(lambda z: model.forward(own(z, model.layout)), seen))))
         except Unrecorded as reason:
@@ -161,7 +161,7 @@ def answering(model: Model, known: Prepared | str, layer: str | None = None) -> 
             if isinstance(given, Tensor) and finite(given):
                 return given
             quick.clear()
-        return run(model, points, graph=False, layer=layer).explained
+        return run(model, points.contiguous(), graph=False, layer=layer).explained
 
     return outputs
 
@@ -191,12 +191,6 @@ def _run(prepared: Prepared, starts: Tensor, patch: Tensor, masks: int, share: f
     replaced[0][(slice(None), *place)] = patch[chosen if len(patch) > 1 else 0].to(x)
     _check(prepared.model, replaced, output[chosen])
     return output
-
-
-def _laid(x: Tensor) -> Tensor:
-    """With channels last in memory."""
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    return x.contiguous(memory_format=formats.get(x.ndim, torch.contiguous_format))
 
 
 def _check_weights(tape: Tape) -> None:
