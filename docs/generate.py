@@ -4,7 +4,6 @@ docs/methods.md comes from the table of methods; the measured tables in the othe
 benchmarks/results/.
 """
 
-import inspect
 import re
 from pathlib import Path
 
@@ -34,8 +33,7 @@ def methods() -> str:
         needs = ", ".join(flag.name.lower() for flag in m.needs)
         parts[-1] += f"\n| [`{name}`](#{name}) | {m.summary} | {needs} | {'yes' if m.complete else '–'} | {m.paper} |"
     for name, m in METHODS.items():
-        text = (inspect.getdoc(m.kernel) or "").split("\nArgs:")[0].strip()
-        parts.append(f"\n## {name}\n\n{text}\n\n{m.paper}." + ("\n" if m.options else ""))
+        parts.append(f"\n## {name}\n\n{m.about}" + ("\n" if m.options else ""))
         for key, option in m.options.items():
             default = "" if option.default is None else f" Default: `{option.default}`."
             parts.append(f"- `{key}`: {option.help}{default}")

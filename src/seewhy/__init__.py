@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, ModelError, OptionError, SeewhyError, UnknownNameError
 from .methods import METHODS
-from .types import Activations, Card, Comparison, Evidence, Explanation, Layers, Measured, Model, Prediction
+from .types import (
+    Activations,
+    Card,
+    Comparison,
+    Evidence,
+    Explanation,
+    Judgement,
+    Layers,
+    Measured,
+    Model,
+    Prediction,
+)
 
 if TYPE_CHECKING:
     from . import pictures as pictures
@@ -21,12 +32,14 @@ if TYPE_CHECKING:
     from .evidence.measure import compare as compare
     from .evidence.measure import measure as measure
     from .evidence.randomize import randomize as randomize
+    from .maps.filters import FILTERS as FILTERS
     from .methods.ascent.dream import dream as dream
     from .methods.averaged import smooth as smooth
     from .methods.averaged import tta as tta
     from .methods.explain import explain as explain
     from .models import load as load
     from .models import wrap as wrap
+    from .pictures.report import report as report
     from .trace import targets as targets
     from .trace.layers import activations as activations
     from .trace.layers import layers as layers
@@ -37,6 +50,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "CHECKS": "evidence:CHECKS",
+    "FILTERS": "maps.filters:FILTERS",
     "activations": "trace.layers:activations",
     "check": "evidence.check:check",
     "compare": "evidence.measure:compare",
@@ -50,6 +64,7 @@ _WHERE = {
     "smooth": "methods.averaged:smooth",
     "tta": "methods.averaged:tta",
     "randomize": "evidence.randomize:randomize",
+    "report": "pictures.report:report",
     "predict": "trace.predict:predict",
     "targets": "trace.targets:",
     "testing": "testing:",
@@ -102,6 +117,7 @@ def _attached(place: str) -> Any:
 
 
 Model.prepare = _attached("inputs:prepare")
+Explanation.filtered = _attached("maps.filters:filtered")
 Explanation.show = _attached("pictures:show")
 Explanation.save = _attached("pictures:save")
 Explanation.load = staticmethod(lambda file: _fetch("pictures:load")(file))
@@ -113,6 +129,7 @@ Comparison._repr_png_ = _attached("pictures.comparison:picture")
 Measured.__str__ = _attached("pictures.comparison:measured")  # type: ignore[method-assign]
 Evidence.__str__ = _attached("pictures.evidence:text")  # type: ignore[method-assign]
 Evidence.show = _attached("pictures.evidence:show")
+Evidence.report = _attached("pictures.evidence:report")
 Evidence.save = _attached("pictures.evidence:save")
 Evidence._repr_png_ = _attached("pictures.evidence:png")
 Prediction.__str__ = _attached("pictures.table:prediction")  # type: ignore[method-assign]
@@ -121,3 +138,15 @@ Activations.montage = _attached("pictures.channels:montage")
 Activations.show = _attached("pictures.channels:show")
 Activations.save = _attached("pictures.channels:save")
 Activations._repr_png_ = _attached("pictures.channels:png")
+_SHOWN: tuple[tuple[Any, str], ...] = (
+    (Model, "model"),
+    (Prediction, "prediction"),
+    (Layers, "layers"),
+    (Explanation, "explanation"),
+    (Evidence, "evidence"),
+    (Judgement, "judgement"),
+    (Measured, "measured"),
+    (Comparison, "comparison"),
+)
+for _record, _name in _SHOWN:
+    _record._repr_html_ = _attached(f"pictures.notebook:{_name}")

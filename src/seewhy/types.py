@@ -241,6 +241,9 @@ class Explanation:
         output: the model's whole output, as it gave it.
         input: [N, C, *S] what was explained; preparation: the `Card` it was prepared by, if any.
         method, options, seed: what was asked, defaults filled in; title: the method's name for people.
+        about: what the method computes and what its map can and cannot tell, from its docstring, and its paper.
+        upsample: how maps were brought to the input's size; filters: what was done to them since, see `filtered`.
+        model: the network's name; versions: of the software that computed it.
         feature_layer, reduction_layer, layer_reason: layers used, and why.
         stderr: standard error of values, for sampled methods.
         extras: what only this method gives.
@@ -273,8 +276,14 @@ class Explanation:
     evaluations: Evaluations = field(default=Evaluations(0, 0))
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
+    about: str = field(default="", repr=False)
+    upsample: str = "bicubic"
+    filters: tuple[str, ...] = ()
+    model: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict, repr=False)
 
-    show: ClassVar[Callable[..., Any]]  # these four are attached in seewhy/__init__.py
+    filtered: ClassVar[Callable[..., Explanation]]  # these are attached in seewhy/__init__.py
+    show: ClassVar[Callable[..., Any]]
     save: ClassVar[Callable[..., None]]
     load: ClassVar[Callable[..., Explanation]]
     _repr_png_: ClassVar[Callable[..., bytes]]
@@ -333,6 +342,7 @@ class Evidence:
         input: [N, C, *S], as the network saw them.
         labels: of the explained class of each input.
         maps: method -> kind of network ("trained", "top", "half", "all", "bottom") -> [N, *S], of the first draw.
+        asked: method -> score, layers, options and filters of the maps that were checked.
         seconds: how long it took.
     """
 
@@ -345,8 +355,10 @@ class Evidence:
     maps: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict, repr=False)
     preparation: Card | None = field(default=None, repr=False)
     seconds: float = 0.0
+    asked: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
-    save: ClassVar[Callable[..., None]]  # these are attached in seewhy/__init__.py
+    report: ClassVar[Callable[..., Any]]  # these are attached in seewhy/__init__.py
+    save: ClassVar[Callable[..., None]]
     show: ClassVar[Callable[..., Any]]
     _repr_png_: ClassVar[Callable[..., bytes]]
 

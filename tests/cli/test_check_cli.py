@@ -68,6 +68,14 @@ def test_every_word_is_a_success(six, small, tmp_path, capsys):
     assert lines[0]["files"] == ["seewhy-out/check.json", "seewhy-out/check.png"]
 
 
+def test_a_report_of_a_check(six, small, tmp_path, capsys):
+    assert main(["check", *six, "--method", "gradient", "--report", "r.html"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "r.html"
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "T1 top layer" in text
+    assert "gradient" in text
+
+
 def test_checks_are_the_table(capsys):
     assert main(["checks", "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -26,7 +26,9 @@ def test_demo(tmp_path, capsys):
                  ("grace_hopper", "military uniform", "652", "0.465")):  # fmt: skip
         assert any(all(part in row for part in line) for row in said.out.splitlines()), line
     files = sorted(p.name for p in (tmp_path / "made").iterdir())
-    assert files == sorted(f"{n}{s}.png" for n in ("chelsea", "coffee", "grace_hopper") for s in ("", "-path"))
+    pictures = [f"{n}{s}.png" for n in ("chelsea", "coffee", "grace_hopper") for s in ("", "-path")]
+    assert files == sorted([*pictures, "report.html"])
+    assert (tmp_path / "made" / "report.html").stat().st_size > 500_000
     assert "note: baseline: a black picture" in said.err
 
 
@@ -129,3 +131,39 @@ def test_help_imports_nothing_heavy(arguments):
     code = f"import sys, seewhy.cli; seewhy.cli.main({arguments}); print({heavy})"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.endswith("[]\n")
+
+
+@pytest.mark.row(139)
+def test_filters_and_a_report(shipped, tmp_path, capsys):
+    file = tmp_path / "r.html"
+    arguments = [
+        "explain",
+        str(shipped["coffee"]),
+        "--method",
+        "gradient",
+        "--method",
+        "gradcam",
+        "--out",
+        str(tmp_path),
+    ]
+    arguments += [
+        "--filter",
+        "channel_mean",
+        "--filter",
+        "absolute_normalize",
+        "--filter",
+        "clip=98",
+        "--report",
+        str(file),
+    ]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / "coffee.png"), str(file)]
+    text = file.read_text(encoding="utf-8")
+    for word in ("channel_mean, absolute_normalize, clip=98", str(shipped["coffee"]), "espresso", "0.9024", "Grad-CAM"):
+        assert word in text, word
+    assert main(["explain", str(shipped["coffee"]), "--filter", "positiv", "--report", str(file)]) == 2
+    assert "unknown filter 'positiv'" in capsys.readouterr().err
+    assert (
+        main(["explain", str(shipped["coffee"]), "--report", str(tmp_path / "no" / "r.html"), "--out", str(tmp_path)])
+        == 3
+    )

@@ -31,7 +31,14 @@ def full():
     net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 6 * 9, 4))
     model = seewhy.wrap(net, labels=["ä", "b$", "c", "d"], prepare=seewhy.Card((6, 9), std=(0.5, 0.25, 2.0)))
     x = torch.randn(2, 3, 6, 9)
-    how = {"steps": 3, "baseline": torch.full((3, 1, 1), 0.25), "target": [2, 0], "seed": 7, "score": "margin"}
+    how = {
+        "upsample": "linear",
+        "steps": 3,
+        "baseline": torch.full((3, 1, 1), 0.25),
+        "target": [2, 0],
+        "seed": 7,
+        "score": "margin",
+    }
     e = seewhy.explain(model, x, "integrated_gradients", **how)
     return replace(
         e,
@@ -40,6 +47,7 @@ def full():
         feature_layer="0",
         reduction_layer="3",
         layer_reason="it is the only one",
+        filters=("positive", "clip=99"),
         extras={"segments": np.arange(6).reshape(2, 3), "fit": {"r2": 0.5, "kept": (1, 2)}, "zero": torch.tensor(3.0)},
     )
 

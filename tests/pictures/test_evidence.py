@@ -107,7 +107,7 @@ def test_endings(found, alone, tmp_path):
         assert picture.width > picture.height / 2 > 100
     assert alone._repr_png_()[:4] == b"\x89PNG"
     with pytest.raises(OptionError, match=r"\.json"):
-        found.save(tmp_path / "check.html")
+        found.save(tmp_path / "check.txt")
     with pytest.raises(OptionError, match="0 to 5"):
         figure(found, sample=6)
 

@@ -58,7 +58,7 @@ def test_sheets(e, tmp_path, ending):
 
 
 def test_what_cannot_be_written_or_read(e, tmp_path):
-    with pytest.raises(seewhy.OptionError, match=r"the ending must be one of .png, .svg, .pdf, .npz"):
+    with pytest.raises(seewhy.OptionError, match=r"the ending must be one of .png, .svg, .pdf, .html, .htm, .npz"):
         e.save(tmp_path / "e.gif")
     with pytest.raises(seewhy.InputError, match="no such file"):
         seewhy.Explanation.load(tmp_path / "none.npz")

@@ -9,8 +9,8 @@ from PIL import Image
 from torch import nn
 
 import seewhy
-from seewhy.pictures import figure, path_figure
-from seewhy.pictures.sheet import caption
+from seewhy.pictures import colour, figure, path_figure, png
+from seewhy.pictures.places import caption
 
 
 def network(spatial):
@@ -26,6 +26,15 @@ def explained(*shape, **options):
     return seewhy.explain(net, x, "gradient", **options)
 
 
+def bars(page):
+    """Colour bars stand inside the places of maps."""
+    return [bar for axis in page.axes for bar in axis.child_axes if bar.get_ylabel()]
+
+
+def said(page):
+    return [bar.get_ylabel() for bar in bars(page)]
+
+
 def titles(page):
     return [axis.get_title() for axis in page.axes if axis.get_title()]
 
@@ -37,10 +46,8 @@ def test_titles(lite0, shipped):
     assert titles(page) == ["Input", "Gradient", "Guided backprop", "Zeiler-Fergus"]
     assert page.get_suptitle() == "Egyptian cat (0.77)"
     assert figure(found, title="Gradient techniques").get_suptitle() == "Gradient techniques"
-    labels = [axis.get_ylabel() for axis in page.axes]
-    assert "each map: 0 its smallest value,\n1 its 99.5th percentile" in labels
-    largest = [axis.get_ylabel() for axis in figure(found, percentile=100).axes]
-    assert "each map: 0 its smallest value,\n1 its largest value" in largest
+    assert said(page) == ["each map: 0 its smallest value,\n1 its 99.5th percentile"]
+    assert said(figure(found, percentile=100)) == ["each map: 0 its smallest value,\n1 its largest value"]
 
 
 def test_a_row_a_sample_and_target():
@@ -96,7 +103,14 @@ def test_every_kind_of_input(shape):
         assert f"Gradient, slice {hottest}" in titles(page)
         assert np.allclose(page.axes[1].images[0].get_array().shape, (6, 9, 3))
     if len(shape) < 4:
-        assert np.allclose(page.axes[1].lines[0].get_ydata(), e.maps[0, 0])
+        for axis in page.axes[1:]:
+            (curve,) = axis.child_axes[0].lines
+            assert np.allclose(curve.get_ydata(), e.maps[0, 0])
+            lines = [line.get_ydata() for line in axis.lines]
+            assert np.allclose(lines, e.input[0])
+            scaled = (e.maps[0, 0] - e.maps.min()) / (np.percentile(e.maps[0, 0], 99.5) - e.maps.min())
+            shades = axis.images[0].get_array()[0, :, 0]  # white is 1, and as dark as 0.4
+            assert np.abs(shades - (1 - 0.6 * scaled.clip(0, 1).numpy())).max() < 0.6 / 254
 
 
 @pytest.mark.row(82)
@@ -130,3 +144,130 @@ def test_the_pictures_along_the_path(lite0, shipped):
     assert shown[0].max() == 0
     means = [float(s.mean()) for s in shown]
     assert means == sorted(means)
+
+
+def test_the_bar_is_as_tall_as_the_maps_beside_it():
+    for shape in ((1, 3, 6, 9), (3, 3, 9, 6)):
+        page = figure(explained(*shape))
+        page.savefig(io.BytesIO(), dpi=100)
+        (bar,) = bars(page)
+        box, beside = bar.get_window_extent(), page.axes[1].get_window_extent()
+        assert (box.y0, box.y1) == pytest.approx((beside.y0, beside.y1), abs=1)
+        assert beside.x1 < box.x0 < beside.x1 + 30
+
+
+def test_own_scales_say_their_numbers_under_each_map():
+    e = explained(2, 3, 6, 9)
+    page = figure(e, percentile=90)
+    for n in range(2):
+        low, high = float(e.maps[n].min()), float(np.percentile(e.maps[n, 0], 90))
+        assert page.axes[2 * n + 1].get_xlabel() == f"{low:.2g} to {high:.2g}"
+    (bar,) = bars(page)
+    assert [tick.get_text() for tick in bar.get_yticklabels()] == ["0", "0.5", "1"]
+
+
+@pytest.mark.parametrize("cmap", ["white_black", "blue_red"])
+def test_one_scale_for_all_maps(cmap):
+    e = explained(2, 3, 6, 9, target=[0, 1]).filtered("channel_sum")
+    page = figure(e, scale="shared", percentile=95, cmap=cmap)
+    numbers = e.maps.flatten().double().numpy()
+    low, high = numbers.min(), np.percentile(numbers, 95)
+    if cmap == "blue_red":
+        high = np.percentile(abs(numbers), 95)
+        low = -high
+    places = [axis for axis in page.axes if axis.get_title().startswith("Gradient")]
+    for axis, heat in zip(places, e.maps.flatten(0, 1), strict=True):
+        assert (axis.images[0].get_array() == colour(heat, cmap, low, high)).all()
+        assert not axis.get_xlabel()
+    (bar,) = bars(page)
+    assert [tick.get_text() for tick in bar.get_yticklabels()] == [f"{v:.2g}" for v in (low, (low + high) / 2, high)]
+    words = bar.get_ylabel()
+    assert words.startswith("all maps")
+    assert ("the middle is 0" in words) == (cmap == "blue_red")
+    assert "95th percentile" in words
+
+
+def test_zero_has_the_middle_colour_of_a_diverging_map():
+    e = explained(1, 3, 6, 9).filtered("channel_sum")
+    page = figure(e, cmap="blue_red", percentile=100)
+    end = float(e.maps.abs().max())
+    assert (page.axes[1].images[0].get_array() == colour(e.maps[0, 0], "blue_red", -end, end)).all()
+    assert page.axes[1].get_xlabel() == f"{-end:.2g} to {end:.2g}"
+    assert "the middle is 0, the ends are\n± the largest of absolute values" in said(page)[0]
+
+
+@pytest.mark.row(145, 147)
+@pytest.mark.parametrize("columns", [None, 2, 5])
+def test_all_inputs_first_and_their_maps_after(columns):
+    found = [explained(3, 3, 6, 9, target=1), explained(3, 3, 6, 9, target=1).filtered("normalize")]
+    page = figure(found, layout="grid", columns=columns, alpha=0.75, titles=["A", "B"])
+    wide = columns or 3
+    assert page.axes[0].get_subplotspec().get_gridspec().ncols == wide
+    expected = [f"Input {n + 1}" for n in range(3)]
+    expected += [f"{name}\n{caption(found[0], n, 0)}" for name in "AB" for n in range(3)]
+    assert titles(page) == expected
+    for n in range(3):
+        picture, over = page.axes[n].images[0].get_array(), page.axes[3 + n].images[0].get_array()
+        heat = found[0].maps[n, 0].double().numpy()
+        coloured = colour(heat, "white_black", heat.min(), np.percentile(heat, 99.5))
+        assert (over == (0.25 * picture * 255 + 0.75 * coloured).round()).all()
+
+
+def test_classes_side_by_side():
+    e = explained(2, 3, 6, 9, target=[2, 0, 1])
+    page = figure(e, layout="classes", scale="shared")
+    assert titles(page) == [t for n in range(2) for t in ("Input", *(caption(e, n, k) for k in range(3)))]
+    low, high = float(e.maps.min()), float(np.percentile(e.maps, 99.5))
+    for n in range(2):
+        for k in range(3):
+            shown = page.axes[4 * n + 1 + k].images[0].get_array()
+            assert (shown == colour(e.maps[n, k], "white_black", low, high)).all()
+
+
+@pytest.mark.parametrize("slices", [2, 3, 9])
+def test_slices_of_a_volume(slices):
+    e = explained(1, 3, 5, 6, 9)
+    page = figure([e, e], slices=slices, titles=["A", "B"], percentile=100)
+    best = int(e.maps[0, 0].flatten(1).amax(1).argmax())
+    shown = [int(t.split()[-1]) for t in titles(page) if t.startswith("Input")]
+    assert len(shown) == min(slices, 5)
+    assert best in shown
+    assert shown == sorted(set(shown))
+    assert [t for t in titles(page) if t[0] in "AB"] == [f"{name}, slice {where}" for name in "AB" for where in shown]
+    for i, where in enumerate(shown):
+        drawn = page.axes[len(shown) + i].images[0].get_array()
+        assert (drawn == colour(e.scaled[0, 0, where], "white_black")).all()
+        picture = page.axes[i].images[0].get_array()
+        x = e.input[0]
+        assert np.abs(picture - ((x[:, where] - x.min()) / (x.max() - x.min())).movedim(0, -1).numpy()).max() < 1e-6
+
+
+@pytest.mark.row(145)
+def test_a_file_or_a_buffer(tmp_path):
+    e = explained(1, 3, 6, 9)
+    e.save(tmp_path / "e.png", layout="grid", columns=1)
+    with Image.open(tmp_path / "e.png") as written, Image.open(io.BytesIO(png(e, layout="grid", columns=1))) as buffer:
+        assert np.array_equal(np.asarray(written), np.asarray(buffer))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"scale": "common"}, "scale='common' is not one of 'own', 'shared'"),
+        ({"layout": "rows"}, "layout='rows' is not one of"),
+        ({"columns": 2}, "columns=2, layout='methods'"),
+        ({"layout": "grid", "columns": 0}, "columns=0"),
+        ({"slices": 3}, "of volumes"),
+        ({"titles": ["a", "b"]}, "2 titles for 1 explanations"),
+    ],
+)
+def test_layouts_that_cannot_be(options, text):
+    with pytest.raises(seewhy.OptionError, match=text):
+        figure(explained(1, 3, 6, 9), **options)
+
+
+def test_units_that_cannot_be_compared():
+    e = explained(1, 3, 6, 9)
+    with pytest.raises(seewhy.OptionError, match="different units"):
+        figure([e, e.filtered("normalize")], scale="shared")
+    assert figure([e, e], scale="shared")

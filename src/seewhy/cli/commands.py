@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from seewhy.errors import unknown
+from seewhy.maps.filters import FILTERS, check_steps
 from seewhy.methods import DEFAULT, METHODS
 from seewhy.methods.method import Option
 
-from .sheets import sample, sheet, writable
+from .sheets import sheet, writable
 
 if TYPE_CHECKING:
     from seewhy.types import Explanation
@@ -43,6 +44,7 @@ Code = Annotated[bool, typer.Option("--allow-code", help="Allow a model py:…, 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line instead of text.")]
 Crop = Annotated[bool, typer.Option("--crop", help="Cut out the centre, as the network's card says.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the figures.", show_default=True)]
+Report = Annotated[Path | None, typer.Option("--report", help="Write one HTML file too, with all pictures inside.")]
 
 
 @app.command()
@@ -160,6 +162,7 @@ def check(
     level: Annotated[Literal["quick", "full"], typer.Option(help="16 inputs and 4 draws, or 64 and 8.")] = "quick",
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     out: Out = Path("seewhy-out"),
+    report: Report = None,
     as_json: Json = False,
 ) -> None:
     """Say whether the maps of some methods depend on what the network learnt; write the numbers and a figure."""
@@ -175,6 +178,8 @@ def check(
     files = [folder / "check.json", folder / "check.png"]
     for file in files:
         found.save(file)
+    if report is not None:
+        files.append(found.report(report))
     if as_json:
         for name, one in found.methods.items():
             print(json.dumps({"method": name, "verdict": one.verdict, "reason": one.reason,
@@ -237,16 +242,21 @@ def explain(
     batch_size: int | None,
     device: str,
     seed: int,
+    filters: list[str] | None,
     out: Path,
+    report: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Explain pictures; write one sheet each, the input first."""
     import seewhy
+    from seewhy.pictures.sample import sample
 
     for name in method:
         if name not in METHODS:
             raise unknown("method", name, METHODS)
+    if filters:
+        check_steps(tuple(filters))
     given = {key: _number(value) for key, value in options.items() if value is not None}
     layer = feature_layer[0] if feature_layer and len(feature_layer) == 1 else feature_layer or None
     folder = writable(out)
@@ -257,10 +267,16 @@ def explain(
         reduction_layer=reduction_layer, upsample=upsample, batch_size=batch_size or "auto", device=device, seed=seed,
         **given,
     )  # fmt: skip
+    if filters:
+        found = [e.filtered(*filters) for e in found]
     for n, (name, own) in enumerate(zip(inputs, _names(inputs), strict=True)):
         file = folder / own
         sheet([sample(e, n) for e in found], file)
         _tell(name, file, [sample(e, n) for e in found], as_json)
+    if report is not None:
+        seewhy.report(found, report, prediction=seewhy.predict(network, x), names=inputs)
+        if not as_json:
+            print(report)
     for reason in dict.fromkeys(e.layer_reason for e in found if e.layer_reason not in (None, "given")):
         print(f"layer: {reason}", file=sys.stderr)
     for e in found:
@@ -280,7 +296,7 @@ def _tell(name: str, file: Path, found: list[Explanation], as_json: bool) -> Non
             "input": name, "sheet": str(file), "method": e.method,
             "feature_layer": e.feature_layer, "reduction_layer": e.reduction_layer,
             "labels": e.labels and e.labels[0], "score": e.score,
-            "scores": e.scores[0].tolist(), "options": {k: str(v) for k, v in e.options.items()},
+            "scores": e.scores[0].tolist(), "options": {k: str(v) for k, v in e.options.items()}, "filters": e.filters,
             "evaluations": e.evaluations._asdict(),
             "completeness": None if e.completeness is None else e.completeness[0].tolist(), "notes": e.notes,
         }))  # fmt: skip
@@ -333,7 +349,11 @@ def _signature() -> inspect.Signature:
         "batch_size": (None, Annotated[int | None, typer.Option(min=1, help="Samples a pass (default: auto).")]),
         "device": ("auto", Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]),
         "seed": (0, Annotated[int, typer.Option(help="Of methods that draw.")]),
+        "filters": (None, Annotated[list[str] | None, typer.Option(
+            "--filter", help=f"What is done to the maps, repeated in this order: {', '.join(FILTERS)}; "
+                             "with their numbers smooth=2, clip=99, top=0.1.")]),
         "out": (Path("seewhy-out"), Out),
+        "report": (None, Report),
         "as_json": (False, Json),
     }  # fmt: skip
     users: dict[str, list[str]] = {}

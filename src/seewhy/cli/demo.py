@@ -8,7 +8,7 @@ from pathlib import Path
 
 from seewhy.errors import ModelError
 
-from .sheets import sample, sheet, writable
+from .sheets import sheet, writable
 
 PICTURES = {
     "chelsea": ("skimage", "data/chelsea.png"),
@@ -34,16 +34,18 @@ def pictures() -> dict[str, Path]:
 
 
 def run(out: Path) -> None:
-    """Print what the network says of each picture; write its sheet and the pictures along its path."""
+    """Print what the network says of each picture; write its sheet and its path, and a report of all."""
     import seewhy
     from seewhy.pictures import path_figure
+    from seewhy.pictures.sample import sample
     from seewhy.pictures.sheet import DPI
     from seewhy.pictures.table import prediction
 
     files = pictures()
     network = seewhy.load("lite0")
     x = network.prepare(list(files.values()))
-    print(prediction(seewhy.predict(network, x), list(files)))
+    best = seewhy.predict(network, x)
+    print(prediction(best, list(files)))
     print()
     folder = writable(out)
     along = seewhy.path(network, x)
@@ -53,5 +55,6 @@ def run(out: Path) -> None:
         path_figure(along, found[0].preparation, sample=n).savefig(folder / f"{name}-path.png", dpi=DPI)
         print(folder / f"{name}.png")
         print(folder / f"{name}-path.png")
+    print(seewhy.report(found, folder / "report.html", prediction=best, names=list(files)))
     for note in dict.fromkeys(note for e in found for note in e.notes):
         print(f"note: {note}", file=sys.stderr)

@@ -19,21 +19,6 @@ def sheet(found: list[Explanation], file: Path, **options: Any) -> None:
     figure(found, **options).savefig(file, dpi=DPI)
 
 
-def sample(e: Explanation, n: int) -> Explanation:
-    """One input's part of an explanation."""
-    from dataclasses import replace
-
-    part = slice(n, n + 1)
-    return replace(
-        e, values=e.values[part], maps=e.maps[part], scaled=e.scaled[part], scores=e.scores[part], input=e.input[part],
-        targets=None if e.targets is None else e.targets[part], labels=None if e.labels is None else e.labels[part],
-        probabilities=None if e.probabilities is None else e.probabilities[part],
-        completeness=None if e.completeness is None else e.completeness[part],
-        stderr=None if e.stderr is None else e.stderr[part],
-        extras={key: value[part] for key, value in e.extras.items()},
-    )  # fmt: skip
-
-
 def writable(folder: Path) -> Path:
     """The folder, made if it is missing.
 

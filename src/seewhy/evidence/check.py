@@ -158,6 +158,11 @@ def check(
         maps={name: table.shown[name] for name in names},
         preparation=model.preparation if isinstance(model.preparation, Card) else None,
         seconds=time.perf_counter() - began,
+        asked={
+            e.method: {"score": e.score, "feature_layer": e.feature_layer, "reduction_layer": e.reduction_layer,
+                       "options": dict(e.options), "filters": e.filters}
+            for e in trained[: len(asked)]
+        },
     )  # fmt: skip
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import torch
@@ -163,13 +166,24 @@ def explain(
         pieces = list(batches(lambda a, b: _explain_batch(call, inputs[a:b], slice(a, b)), len(inputs), room))
 
     shared = _shared(model, inputs, pieces, target)
-    shared |= {"seed": seed, "score": score, "reduction_layer": reduction_layer}
+    shared |= {"seed": seed, "score": score, "reduction_layer": reduction_layer, "upsample": upsample}
+    shared |= {"model": model.name, "versions": _versions()}
     shared |= {"seconds": time.perf_counter() - began}
     found = [
         _assembled(name, member, [piece.given[i] for piece in pieces], shared, upsample, layers)
         for i, (name, member) in enumerate(zip(names, members, strict=True))
     ]
     return found[0] if is_one(method) else found
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Of what computed it."""
+    try:
+        own_version = version("seewhy")
+    except PackageNotFoundError:  # a source tree that was not installed
+        own_version = "not installed"
+    return {"seewhy": own_version, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 class _Piece(NamedTuple):
@@ -286,6 +300,7 @@ def _assembled(
         **{k: v for k, v in shared.items() if k != "notes"} | used,
         method=name,
         title=member.method.title,
+        about=member.method.about,
         options=dict(member.options),
         values=values,
         maps=shown.float(),

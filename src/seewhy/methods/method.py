@@ -59,6 +59,12 @@ class Method:
         """The first line of the kernel's docstring."""
         return (inspect.getdoc(self.kernel) or "").split("\n")[0]
 
+    @property
+    def about(self) -> str:
+        """The kernel's docstring without its arguments, then the paper."""
+        text = (inspect.getdoc(self.kernel) or "").split("\nArgs:")[0].strip()
+        return f"{text}\n\n{self.paper}."
+
 
 class Option(NamedTuple):
     """One keyword argument of a kernel."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .colour import COLORMAPS, colormap, colour
 from .files import load, save
-from .gallery import gallery, image
+from .gallery import drawn, gallery, image
 from .overlay import overlay
 from .sheet import figure, path_figure, png, show
 
@@ -12,6 +12,7 @@ __all__ = [
     "COLORMAPS",
     "colormap",
     "colour",
+    "drawn",
     "figure",
     "gallery",
     "image",

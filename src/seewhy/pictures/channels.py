@@ -12,7 +12,8 @@ import numpy as np
 from seewhy import maps
 from seewhy.errors import OptionError
 
-from .sheet import DPI, PANEL, draw_input, input_picture, strongest_slice
+from .panels import draw_input, input_picture, strongest_slice
+from .sheet import DPI, PANEL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

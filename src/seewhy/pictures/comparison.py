@@ -6,7 +6,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .sheet import DPI, figure, png, show
+from seewhy.errors import OptionError
+
+from .sheet import DPI, DRAWN, REPORTED, figure, png, show
 from .table import table
 
 if TYPE_CHECKING:
@@ -15,11 +17,15 @@ if TYPE_CHECKING:
 
 def text(given: Comparison) -> str:
     """A row and a column a method: rank correlation with its interval."""
-    rows = [
+    return table(("agreement", *given.methods), rows(given))
+
+
+def rows(given: Comparison) -> list[tuple[str, ...]]:
+    """Name, and a cell a method."""
+    return [
         (name, *("" if a == b else _cell(*given.agreement[a, b]) for b in range(len(given.methods))))
         for a, name in enumerate(given.methods)
     ]
-    return table(("agreement", *given.methods), rows)
 
 
 def measured(given: Measured) -> str:
@@ -45,5 +51,17 @@ def picture(given: Comparison, **options: Any) -> bytes:
 
 
 def save(given: Comparison, file: str | Path, **options: Any) -> None:
-    """Write the sheet as .png, .svg or .pdf."""
-    figure(given.maps, **options).savefig(Path(file), dpi=DPI)
+    """Write the sheet (.png, .svg, .pdf) or the report with the table of agreement (.html).
+
+    Raises:
+        OptionError: another ending.
+    """
+    path = Path(file)
+    if path.suffix.lower() in DRAWN:
+        figure(given.maps, **options).savefig(path, dpi=DPI)
+    elif path.suffix.lower() in REPORTED:
+        from .report import report
+
+        report(given, path, **options)
+    else:
+        raise OptionError(f"{path.name}: the ending must be one of {', '.join((*DRAWN, *REPORTED))}.")

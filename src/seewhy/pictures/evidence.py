@@ -13,8 +13,11 @@ from seewhy import maps
 from seewhy.errors import OptionError
 from seewhy.evidence import CHECKS
 
-from .sheet import DPI, PANEL, draw_input, draw_map, input_picture, strongest_slice
+from .panels import draw_input, draw_map, input_picture, strongest_slice
+from .scale import scale_of
+from .sheet import DPI, DRAWN, PANEL, REPORTED
 from .table import table
+from .verdicts import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,33 +25,38 @@ if TYPE_CHECKING:
 
     from seewhy.types import Evidence, Finding, Judgement
 
-COLOURS = {
-    "PASS": "#1b7837",
-    "FAIL": "#b2182b",
-    "CONFOUNDED": "#8c510a",
-    "INCONCLUSIVE": "#555555",
-    "INVALID": "#762a83",
-}
 KINDS = {"trained": "Trained", "top": "Last layer\ndrawn anew", "half": "Upper half\ndrawn anew",
          "all": "Everything\ndrawn anew"}  # fmt: skip
 
 
 def text(given: Evidence) -> str:
     """A row a method: the word, the four tests with their intervals, the reason; then the controls and the notes."""
-    known = [name for name in CHECKS if name in next(iter(given.methods.values())).tests]
-    heads = ("method", "verdict", *(f"{name} {CHECKS[name].title.lower()}" for name in known))
-    groups = ((given.methods, ""), (given.controls, " (control)"))
-    rows = [
-        (name + mark, one.verdict, *(_cell(one.tests[test]) for test in known))
-        for group, mark in groups
-        for name, one in group.items()
-    ]
     said = [f"{key} {value:g}" for key, value in given.settings.items() if isinstance(value, float)]
     used = f"{given.settings['inputs']} inputs, {given.settings['draws']} draws; {', '.join(said)}"
     reasons = [
         f"{name}: {one.verdict}. {one.reason[0].upper()}{one.reason[1:]}." for name, one in given.methods.items()
     ]
-    return "\n".join([table(heads, rows), "", *reasons, "", used, *given.notes])
+    return "\n".join([table(heads(given), rows(given)), "", *reasons, "", used, *given.notes])
+
+
+def heads(given: Evidence) -> tuple[str, ...]:
+    """What stands over `rows`."""
+    return ("method", "verdict", *(f"{name} {CHECKS[name].title.lower()}" for name in _known(given)))
+
+
+def rows(given: Evidence) -> list[tuple[str, ...]]:
+    """A row a method, the controls last."""
+    known = _known(given)
+    return [
+        (name + mark, one.verdict, *(_cell(one.tests[test]) for test in known))
+        for group, mark in ((given.methods, ""), (given.controls, " (control)"))
+        for name, one in group.items()
+    ]
+
+
+def _known(given: Evidence) -> list[str]:
+    """The tests that were run."""
+    return [name for name in CHECKS if name in next(iter(given.methods.values())).tests]
 
 
 def _cell(found: Finding) -> str:
@@ -75,6 +83,7 @@ def figure(given: Evidence, *, sample: int = 0, cmap: Any = "white_black", perce
     if not 0 <= sample < len(given.input):
         raise OptionError(f"sample={sample}: there are {len(given.input)} inputs, 0 to {len(given.input) - 1}.")
     names = list(given.maps)
+    scale = scale_of("own", (), cmap, percentile)
     page = Figure(figsize=(PANEL * (1 + len(KINDS)), (PANEL + 0.45) * len(names) + 3.0), layout="constrained")
     parts: Any = page.subfigures(2, 1, height_ratios=[(PANEL + 0.45) * len(names), 2.8])
     above, below = parts
@@ -86,11 +95,13 @@ def figure(given: Evidence, *, sample: int = 0, cmap: Any = "white_black", perce
         picture = input_picture(given.input[sample], given.preparation, where)
         draw_input(line[0], picture)
         verdict = given.methods[name].verdict
-        line[0].set_title(f"{name}: {verdict}", fontsize=10, color=COLOURS[verdict], weight="bold", parse_math=False)
+        head = f"{name}: {verdict}"  # as wide as its panel
+        points = min(10.0, 230 / len(head))
+        line[0].set_title(head, fontsize=points, color=COLOURS[verdict], weight="bold", parse_math=False)
         for axis, (kind, title) in zip(line[1:], KINDS.items(), strict=True):
             axis.set_title(title, fontsize=9)
             if kind in every:
-                draw_map(axis, every[kind], where, picture, cmap, None, percentile)
+                draw_map(axis, every[kind], where, picture, cmap, None, scale)
             else:  # a network that could not be explained
                 axis.set_axis_off()
                 axis.text(0.5, 0.5, "none", ha="center", va="center", fontsize=9, transform=axis.transAxes)
@@ -130,18 +141,27 @@ def _band(one: Judgement) -> tuple[list[float], list[float], list[float]]:
 
 
 def save(given: Evidence, file: str | Path, **options: Any) -> None:
-    """Write the figure (.png, .svg, .pdf) or the numbers (.json).
+    """Write the figure (.png, .svg, .pdf), the numbers (.json) or the report (.html).
 
     Raises:
         OptionError: another ending.
     """
     path = Path(file)
-    if path.suffix.lower() in {".png", ".svg", ".pdf"}:
+    if path.suffix.lower() in DRAWN:
         figure(given, **options).savefig(path, dpi=DPI)
     elif path.suffix.lower() == ".json":
         path.write_text(json.dumps(numbers(given), indent=1), encoding="utf-8")
+    elif path.suffix.lower() in REPORTED:
+        report(given, path, **options)
     else:
-        raise OptionError(f"{path.name}: the ending must be one of .png, .svg, .pdf, .json.")
+        raise OptionError(f"{path.name}: the ending must be one of {', '.join((*DRAWN, *REPORTED))}, .json.")
+
+
+def report(given: Evidence, file: str | Path, **options: Any) -> Path:
+    """Write the report; see `seewhy.report`."""
+    from .report import report as write
+
+    return write([], file, evidence=given, **options)
 
 
 def numbers(given: Evidence) -> dict[str, Any]:

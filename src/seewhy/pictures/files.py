@@ -13,19 +13,18 @@ import numpy as np
 from seewhy.errors import InputError, OptionError
 from seewhy.types import Card, Evaluations, Explanation
 
-from .sheet import DPI, figure
+from .sheet import DPI, DRAWN, REPORTED, figure
 
-DRAWN = (".png", ".svg", ".pdf")
 _MARK = "$"  # a key that no option has
 
 
 def save(explanation: Explanation, file: str | Path, **options: Any) -> None:
-    """Write the sheet (.png, .svg, .pdf) or everything that is known (.npz, read back by `Explanation.load`).
+    """Write the sheet (.png, .svg, .pdf), the report (.html) or all that is known (.npz, for `Explanation.load`).
 
     Args:
         explanation: what to write.
         file: where; its ending decides.
-        **options: of `seewhy.pictures.figure`, for a sheet.
+        **options: of `seewhy.pictures.figure` for a sheet, of `seewhy.report` for a report.
 
     Raises:
         OptionError: another ending.
@@ -33,13 +32,17 @@ def save(explanation: Explanation, file: str | Path, **options: Any) -> None:
     path = Path(file)
     if path.suffix.lower() in DRAWN:
         figure(explanation, **options).savefig(path, dpi=DPI)
+    elif path.suffix.lower() in REPORTED:
+        from .report import report
+
+        report(explanation, path, **options)
     elif path.suffix.lower() == ".npz":
         arrays: dict[str, np.ndarray] = {}
         record = {f.name: _pack(getattr(explanation, f.name), arrays) for f in fields(Explanation)}
         with path.open("wb") as opened:  # by name, numpy would add a second ending to .NPZ
             np.savez_compressed(opened, allow_pickle=False, record=np.array(json.dumps(record)), **arrays)
     else:
-        raise OptionError(f"{path.name}: the ending must be one of {', '.join(DRAWN)}, .npz.")
+        raise OptionError(f"{path.name}: the ending must be one of {', '.join((*DRAWN, *REPORTED))}, .npz.")
 
 
 def load(file: str | Path) -> Explanation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from seewhy.errors import OptionError
 
-from .sheet import PANEL
+from .sheet import DPI, PANEL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,3 +64,12 @@ def image(picture: Tensor) -> Image:
         raise OptionError(f"a picture is [3 or 1, H, W] in [0, 1], this one is {span}.")
     bits = (values * 255).round().astype(np.uint8)
     return Images.fromarray(bits[0] if len(bits) == 1 else bits.transpose(1, 2, 0))
+
+
+def drawn(page: Figure) -> Image:
+    """A figure, of `gallery` or `figure`, as a PIL picture, which a notebook displays."""
+    from PIL import Image as Images
+
+    file = io.BytesIO()
+    page.savefig(file, format="png", dpi=DPI)
+    return Images.open(file)

@@ -6,25 +6,27 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from seewhy.errors import OptionError
+from seewhy.errors import OptionError, choose
 from seewhy.types import Explanation
 
-from .colour import colormap, colour
-from .overlay import overlay
+from .colour import colormap
+from .panels import SHADE, draw_input, draw_map, input_picture
+from .places import LAYOUTS, caption, names
+from .scale import Scale, scale_of
+from .verdicts import badge, verdict_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
     from PIL.Image import Image
     from torch import Tensor
 
-    from seewhy.types import Card
+    from seewhy.types import Card, Evidence
 
 DPI = 150
 PANEL = 2.5  # inches
+DRAWN = (".png", ".svg", ".pdf")
+REPORTED = (".html", ".htm")
 
 
 def show(explanations: Explanation | Sequence[Explanation], **options: Any) -> Image:
@@ -45,56 +47,101 @@ def figure(
     explanations: Explanation | Sequence[Explanation],
     *,
     title: str | None = None,
+    titles: Sequence[str] | None = None,
     cmap: str | Any = "white_black",
     alpha: float | None = None,
     percentile: float = 99.5,
+    scale: str = "own",
+    layout: str = "methods",
+    columns: int | None = None,
+    slices: int = 1,
+    evidence: Evidence | None = None,
 ) -> Figure:
-    """A sheet: one row a sample and target; the input first, then one map an explanation.
+    """A sheet: inputs and their maps. Below each map stand its smallest value and the one where its colours end.
 
     Args:
-        explanations: one, or several of the same input and targets.
-        title: over all; default: label and probability, where there is one row.
-        cmap: colormap, see `colormap`.
-        alpha: draw the maps over the input, with this weight; None: on their own.
-        percentile: each map's colours end at this percentile of its values (100: at its largest).
+        explanations: one, or several of the same input and targets (of several methods, layers or networks).
+        title: over all; default: label and probability, where there is one line.
+        titles: one an explanation; default: method, layer where it differs, and filters.
+        cmap: colormap, see `colormap`; a diverging one has zero in its middle.
+        alpha: draw the maps over the input, with this weight; None: on their own (behind the lines of a sequence 0.6).
+        percentile: colours end at this percentile of a map's values (100: at its largest).
+        scale: "own", each map uses all colours; "shared": one span of values for all maps, of one method.
+        layout: "methods": a line a sample and target, the input and a map an explanation; "classes": a line a sample
+            and explanation, the input and a map a class; "grid": all inputs, then all maps, in lines of `columns`.
+        columns: of the grid; default: as many as there are inputs.
+        slices: of a volume so many, from end to end, in lines of their own; 1: the one with the largest value.
+        evidence: of `seewhy.check`; its word stands on each map that it holds for.
 
     Raises:
-        OptionError: explanations of different inputs, or a value out of range.
+        OptionError: explanations of different inputs, maps of different methods on one scale, evidence of another
+            network, or a value out of range.
     """
     from matplotlib.figure import Figure
 
     every = [explanations] if isinstance(explanations, Explanation) else list(explanations)
-    if not every or not all(_same_question(e, every[0]) for e in every):
+    if not every or not all(same_question(e, every[0]) and e.maps.shape == every[0].maps.shape for e in every):
         raise OptionError("a sheet shows explanations of the same input and the same targets.")
-    if not 0 < percentile <= 100:
-        raise OptionError(f"percentile={percentile}: above 0, up to 100.")
+    choose("layout", layout, LAYOUTS)
+    _check_numbers(every, layout, columns, slices)
+    if titles is not None and len(titles) != len(every):
+        raise OptionError(f"{len(titles)} titles for {len(every)} explanations: one each.")
+    if scale == "shared" and len({(e.method, e.score, e.filters) for e in every}) > 1:
+        raise OptionError("scale='shared' compares values, and those of different methods have different units.")
+    span = scale_of(scale, [e.maps for e in every], cmap, percentile)
+    words = {id(e): verdict_of(e, evidence) for e in every} if evidence is not None else {}
     first = every[0]
-    alike = len({e.title for e in every}) < len(every)  # one method at several layers
-    rows = [(n, k) for n in range(first.maps.shape[0]) for k in range(first.maps.shape[1])]
-    page = Figure(figsize=(PANEL * (1 + len(every)) + 0.9, (PANEL + 0.35) * len(rows) + 0.35), layout="constrained")
+    lines = LAYOUTS[layout](every, titles or names(every), slices, columns)
+    wide, sequence = max(map(len, lines)), first.maps.ndim == 3
+    rows_of_title = max(p.title.count("\n") for line in lines for p in line if p)
+    high = PANEL * first.maps.shape[-2] / first.maps.shape[-1] if not sequence else PANEL * 0.75
+    high = min(max(high, PANEL / 2), PANEL * 1.5) + 0.42 + 0.15 * rows_of_title
+    page = Figure(figsize=(PANEL * wide + 1.1, high * len(lines) + 0.4), layout="constrained")
     page.get_layout_engine().set(w_pad=0.04, h_pad=0.05)  # type: ignore[union-attr, call-arg]
-    axes = page.subplots(len(rows), 1 + len(every), squeeze=False)
-    for line, (n, k) in zip(axes, rows, strict=True):
-        where = strongest_slice(first.maps[n, k])
-        picture = input_picture(first.input[n], first.preparation, where)
-        draw_input(line[0], picture)
-        _title(line[0], "Input" if len(rows) == 1 else caption(first, n, k))
-        for axis, e in zip(line[1:], every, strict=True):
-            draw_map(axis, e.maps[n, k], where, picture, cmap, alpha, percentile)
-            named = f"{e.title}, {e.feature_layer}" if alike and e.feature_layer else e.title
-            _title(axis, named + ("" if where is None else f", slice {where}"))
-    over = title if title is not None else caption(first, 0, 0) if len(rows) == 1 else None
+    axes = page.subplots(len(lines), wide, squeeze=False)
+    maps_at: list[tuple[int, Axes]] = []
+    for number, (line, row) in enumerate(zip(lines, axes, strict=True)):
+        for place, axis in zip((*line, *[None] * (wide - len(line))), row, strict=True):
+            if place is None:
+                axis.remove()
+                continue
+            n, k, e = place.n, place.k, place.e
+            picture = input_picture(first.input[n], first.preparation, place.where)
+            _title(axis, place.title + ("" if place.where is None else f", slice {place.where}"))
+            if e is None:
+                draw_input(axis, picture)
+                continue
+            shown = draw_map(axis, e.maps[n, k], place.where, picture, cmap, alpha, span)
+            if span.shared is None and not sequence:
+                axis.set_xlabel(str(shown), fontsize=7, color="0.35", labelpad=2)
+            if id(e) in words:
+                badge(axis, words[id(e)])
+            maps_at.append((number, axis))
+    over = title if title is not None else caption(first, 0, 0) if _one_line(first, layout) else None
     if over:
         page.suptitle(over, fontsize=13, parse_math=False)
-    if first.maps.ndim > 3:
-        _bar(page, axes[:, -1].tolist(), cmap, percentile)
+    right = [axis for number, axis in maps_at if number == maps_at[0][0]][-1]  # end of the first line with maps
+    _bar(right, cmap, span, (SHADE if alpha is None else alpha) if sequence else 1.0)
     return page
 
 
-def _same_question(a: Explanation, b: Explanation) -> bool:
+def _check_numbers(every: Sequence[Explanation], layout: str, columns: int | None, slices: int) -> None:
+    if columns is not None and (columns < 1 or layout != "grid"):
+        raise OptionError(f"columns={columns}, layout={layout!r}: at least 1, of layout='grid'.")
+    if slices != 1 and (slices < 1 or layout != "methods" or every[0].maps.ndim != 5):
+        raise OptionError(f"slices={slices}: at least 1, of volumes [N, K, D, H, W] in layout='methods'.")
+
+
+def _one_line(e: Explanation, layout: str) -> bool:
+    """Whether the sheet is of one question, which then stands over it."""
+    return layout == "methods" and e.maps.shape[:2] == (1, 1)
+
+
+def same_question(a: Explanation, b: Explanation) -> bool:
+    """Whether two explanations are of the same input and the same targets."""
     return (
         a.input.shape == b.input.shape
-        and a.maps.shape == b.maps.shape
+        and a.scores.shape == b.scores.shape
         and bool((a.input == b.input).all())
         and (a.targets is None) == (b.targets is None)
         and (a.targets is None or b.targets is None or bool((a.targets == b.targets).all()))
@@ -103,13 +150,6 @@ def _same_question(a: Explanation, b: Explanation) -> bool:
 
 def _title(axis: Axes, text: str) -> None:
     axis.set_title(text, fontsize=10, parse_math=False)  # a label's $ is a $
-
-
-def caption(e: Explanation, n: int, k: int) -> str:
-    """Such as "Egyptian cat (0.77)": the label with its probability, or with the score where there is none."""
-    name = f"target {k}" if e.labels is None else e.labels[n][k]
-    number = e.scores if e.probabilities is None else e.probabilities
-    return f"{name} ({float(number[n, k]):.2f})"
 
 
 def path_figure(along: Tensor, preparation: Card | None, *, sample: int = 0, columns: int = 5,
@@ -130,71 +170,16 @@ def path_figure(along: Tensor, preparation: Card | None, *, sample: int = 0, col
     return page
 
 
-def strongest_slice(scaled: Tensor) -> int | None:
-    """For a volume [D, H, W] the slice that holds the largest value."""
-    return int(scaled.flatten(1).amax(1).argmax()) if scaled.ndim == 3 else None
-
-
-def input_picture(
-    x: Tensor, preparation: Card | None, where: int | None, among: Tensor | None = None
-) -> NDArray[np.float64]:
-    """[C, *S] in the network's units -> [H, W, 3] in 0..1, or [C, T] as it is; `among`: share its range."""
-    values = x.double().numpy()
-    if values.ndim == 2:
-        return values
-    values = values if where is None else values[:, where]
-    if preparation is not None and len(preparation.mean) == len(values):
-        mean, std = (np.reshape(v, (-1, 1, 1)) for v in (preparation.mean, preparation.std))
-        values = values * std + mean
-    else:  # the units are not known: their own range
-        reference = values if among is None else among.double().numpy()
-        low, high = reference.min(), reference.max()
-        values = (values - low) / ((high - low) or 1)
-    values = values if len(values) == 3 else np.repeat(values.mean(0, keepdims=True), 3, 0)
-    return np.asarray(values.clip(0, 1).transpose(1, 2, 0))
-
-
-def draw_input(axis: Axes, picture: NDArray[np.float64]) -> None:
-    """A picture, or the lines of a sequence."""
-    if picture.ndim == 2:
-        axis.plot(picture.T, linewidth=1)
-        axis.tick_params(labelsize=7)
-        axis.margins(x=0)
-    else:
-        axis.imshow(picture)
-        axis.axis("off")
-
-
-def draw_map(
-    axis: Axes, values: Tensor, where: int | None, picture: Any, cmap: Any, alpha: float | None, percentile: float
-) -> None:
-    """A map [*S] in its own colours, or over the picture; a slice of a volume, the line of a sequence."""
-    heat = values.double().numpy()
-    low, high = float(heat.min()), float(np.percentile(heat, percentile))
-    high = high if high > low else float(heat.max())
-    if heat.ndim == 1:
-        axis.plot(heat, color="black", linewidth=1)
-        axis.fill_between(range(len(heat)), min(low, 0.0), heat, color="0.8")
-        axis.tick_params(labelsize=7)
-        axis.margins(x=0)
-        return
-    heat = heat if where is None else heat[where]
-    scaled = ((heat - low) / ((high - low) or 1)).clip(0, 1)
-    if alpha is not None and scaled.shape == picture.shape[:2]:
-        axis.imshow(overlay(picture, scaled, alpha, cmap))
-    else:
-        axis.imshow(colour(scaled, cmap))
-    axis.set(xticks=[], yticks=[])
-    for edge in axis.spines.values():
-        edge.set(color="0.8", linewidth=0.6)
-
-
-def _bar(page: Figure, axes: list[Axes], cmap: Any, percentile: float) -> None:
+def _bar(axis: Axes, cmap: Any, scale: Scale, alpha: float) -> None:
+    """Beside one map and as tall as it: what the colours say, in words and numbers."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
 
-    end = "largest value" if percentile == 100 else f"{percentile:g}th percentile"
-    scale = ScalarMappable(Normalize(0, 1), ListedColormap(colormap(cmap).tolist()))
-    bar = page.colorbar(scale, ax=axes, fraction=0.08, pad=0.04, ticks=[0, 0.5, 1])
-    bar.set_label(f"each map: 0 its smallest value,\n1 its {end}", fontsize=8)
+    low, high = scale.shared or ((-1.0, 1.0) if scale.signed else (0.0, 1.0))
+    given = ScalarMappable(Normalize(low, high if high > low else low + 1), ListedColormap(colormap(cmap).tolist()))
+    bar = axis.figure.colorbar(
+        given, cax=axis.inset_axes((1.05, 0, 0.07, 1)), ticks=[low, (low + high) / 2, high], alpha=alpha
+    )
+    bar.ax.set_yticklabels([f"{tick:.2g}" for tick in (low, (low + high) / 2, high)])
+    bar.set_label(scale.words(), fontsize=8)
     bar.ax.tick_params(labelsize=8)

@@ -39,6 +39,11 @@ def prediction(given: Prediction, names: Sequence[str] | None = None) -> str:
 
 def layers(given: Layers) -> str:
     """A row a layer; shapes without the batch."""
+    return table(*layer_rows(given), ("row", "learnable"))
+
+
+def layer_rows(given: Layers) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """The headings, and a row a layer."""
     rows = [
         (
             layer.row,
@@ -51,4 +56,4 @@ def layers(given: Layers) -> str:
         )
         for layer in given
     ]
-    return table(("row", "name", "type", "description", "output", "learnable", "spatial"), rows, ("row", "learnable"))
+    return ("row", "name", "type", "description", "output", "learnable", "spatial"), rows

@@ -1,0 +1,42 @@
+"""HTML as a reader sees it, and texts that would like to be more than text."""
+
+from html.parser import HTMLParser
+
+HOSTILE = [
+    '<img src=x onerror="document.title=1">',
+    "</script><script>document.title='broken'</script>",
+    '" onload="document.title=2" x="',
+    "javascript:alert(1)",
+    "{{ 7 * 7 }}{% for x in y %}",
+    "</title></style></svg></table><iframe srcdoc='<script>top.document.title=3</script>'></iframe>",
+    "\u202egnp.tac & <b>bold</b> &amp;",
+    "a\x00b\n\udcff.png",
+]
+
+
+class Page(HTMLParser):
+    """Elements, their attributes, and the text that a reader sees."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.text, self.stack = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self.stack.append(tag)
+
+    def handle_endtag(self, tag):
+        while self.stack and self.stack.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if self.stack and self.stack[-1] not in {"script", "style"}:
+            self.text.append(data)
+
+    def all(self, tag, **wanted):
+        return [a for t, a in self.elements if t == tag and all(wanted[k] in (a.get(k) or "").split() for k in wanted)]
+
+    @property
+    def words(self):
+        return " ".join(" ".join(self.text).split())
