@@ -300,7 +300,7 @@ def _assembled(
     reduced = member.method.reduce(values)
     flat = (maps.spread(reduced) == 0).nonzero().tolist()
     constant = tuple(f"the map of sample {n}, target {k} is constant: it shows nothing" for n, k in flat)
-    shown, used = reduced, {}
+    shown, used = reduced, dict[str, str | None]()
     family = FAMILIES[member.method.feeds]
     if (family.layer or family.attention) and upsample != "none":
         shown = maps.resample(reduced, shared["input"].shape[2:], upsample)

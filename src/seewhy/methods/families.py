@@ -142,17 +142,17 @@ def attention_maps(scene: Scene, members: list[Member]) -> list[Given]:
     found = checked(scene.attended, plan, len(done.x), scene.model)
     wanted = {name for member in members for name in member.method.reads}
     facts: dict[str, Any] = {"attentions": [a.weights for a in found]}
-    readouts = _read_out(scene, plan.count) if "own_gradients" in wanted else []
+    readouts = _read_out(scene, plan.number) if "own_gradients" in wanted else []
     given: list[list[Attribution]] = [[] for _ in members]
     for k, answer in enumerate(scene.answers):
         here = found if "gradients" in wanted else found[-1:]
         slopes = _at_weights(answer.traced, answer.weight, here)
         # rows of the last attention that are looked at afterwards have a gradient
-        seen = slopes[-1].abs().sum((1, 3)) > 0
-        share = seen / seen.sum(1, keepdim=True).clamp(min=1)
-        facts |= {"gradients": [g.unsqueeze(1) for g in slopes], "read": share.to(done.x.dtype).unsqueeze(1)}
+        seen = (slopes[-1].abs().sum((1, 3)) > 0).to(done.x)
+        read = seen / seen.sum(1, keepdim=True).clamp(min=1)
+        facts |= {"gradients": [g.unsqueeze(1) for g in slopes], "read": read.unsqueeze(1)}
         if readouts:
-            own = readouts[k].chunk(plan.count)
+            own = readouts[k].chunk(plan.number)
             each = [_at_weights(m, g, [a])[0] for m, g, a in zip(done.means, own, found, strict=True)]
             facts["own_gradients"] = [g.unsqueeze(1) for g in each]
         dead = (~seen.any(1)).nonzero().flatten().tolist()
@@ -182,7 +182,8 @@ def _read_out(scene: Scene, blocks: int) -> list[Tensor]:
 
 def _on_grid(tokens: Tensor, where: Place) -> Tensor:
     """[N, K, T] -> [N, K, 1, *grid], without the tokens that are no patches."""
-    return tokens[:, :, where.prefix or 0 :].unflatten(2, (1, *where.grid))
+    found: Tensor = tokens[:, :, where.prefix or 0 :].unflatten(2, (1, *where.grid))
+    return found
 
 
 def inputs_only(scene: Scene, members: list[Member]) -> list[Given]:

@@ -51,7 +51,7 @@ class Plan(NamedTuple):
 
     parts: list[ref[Any]]  # it holds while these are the same
     where: Place
-    count: int  # attentions, in the order they ran
+    number: int  # attentions, in the order they ran
     text: str
     layers: tuple[str, ...]  # what each block gives, one name an attention; empty: they cannot be told apart
     reason: str  # why
@@ -237,9 +237,9 @@ def _blocks(record: Record, found: Sequence[Attended], count: int) -> tuple[tupl
     if len(blocks) > 1:
         number = len(blocks[-2])
         ends_ = [block[-1] for block in blocks[:-1]]
-        if len(blocks[-1]) < number:
+        ends_.append(blocks[-1][min(number, len(blocks[-1])) - 1])
+        if len(blocks[-1]) < number or len({steps[edge].shape for edge in ends_}) > 1:
             return (), "its last block is not like the others"
-        ends_.append(blocks[-1][number - 1])
     else:
         sums = [edge for edge in blocks[0] if origin(edge.node).name() == "AddBackward0"]
         if not sums:
@@ -272,10 +272,10 @@ def checked(found: Sequence[Attended], plan: Plan, count: int, model: Model) -> 
         if a.weights.shape[-2:] != (tokens, tokens) or a.weights.shape[0] % count
         or (a.weights.ndim == 4 and len(a.weights) != count)
     ]  # fmt: skip
-    if wrong or len(found) != plan.count:
+    if wrong or len(found) != plan.number:
         shapes = [list(a.weights.shape) for a in wrong or found]
         raise ModelError(
-            f"{model.name} gave {len(found)} attentions {shapes[:3]} for {count} samples, but {plan.count} of {tokens} "
-            "tokens for the first: its attention depends on the batch."
+            f"{model.name} gave {len(found)} attentions {shapes[:3]} for {count} samples, but {plan.number} of "
+            f"{tokens} tokens for the first alone: its attention depends on the batch."
         )
     return [Attended(a.weights.reshape(count, -1, tokens, tokens), a.at) for a in found]

@@ -93,7 +93,8 @@ def remembered(
     ):
         if len(known) >= REMEMBERED:
             known.clear()
-        known[key] = found = work(model, x, end)._replace(parts=[ref(part) for part in parts])
+        made: Found = work(model, x, end)._replace(parts=[ref(part) for part in parts])
+        known[key] = found = made
     return found
 
 
