@@ -1,9 +1,10 @@
 """Writes what the docs take from elsewhere: `python docs/generate.py`. A test compares.
 
-docs/methods.md comes from the table of methods; the measured tables in the other pages from
+docs/methods.md comes from the table of methods; docs/matrix.md and the measured tables in the other pages from
 benchmarks/results/.
 """
 
+import csv
 import inspect
 import re
 from pathlib import Path
@@ -42,6 +43,56 @@ def methods() -> str:
     return "\n".join(parts) + "\n"
 
 
+MATRIX = """# Every network × every method
+
+Made by `make matrix`, which runs each method on each of these networks, small and with weights that were drawn, on two
+inputs, two targets and few samples; the tests repeat a part of it. What must hold: values and maps are finite, have the
+right shape and are not all zero; the map of an input in a batch is the one it has alone; network, input and random
+state are left as they were. Else the method refuses, with an error that says why.
+
+✓: all of that holds. –: refused, the reasons stand below. **wrong**: something does not hold.
+"""
+
+
+def matrix() -> str:
+    """The page of the matrix, from what was recorded; methods with the same column share one."""
+    with (RESULTS / "matrix.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    cells = {(r["network"], r["method"]): r for r in rows}
+    networks, names = list(dict.fromkeys(r["network"] for r in rows)), list(dict.fromkeys(r["method"] for r in rows))
+    marks = {"right": "✓", "refused": "–", "wrong": "**wrong**"}
+    columns: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        column = tuple(marks[cells[n, name]["word"]] if (n, name) in cells else "" for n in networks)
+        columns.setdefault(column, []).append(name)
+    words = [r["word"] for r in rows]
+    parts = [
+        MATRIX,
+        f"{len(networks)} networks × {len(names)} methods: {words.count('right')} right, "
+        f"{words.count('refused')} refused, {words.count('wrong')} wrong.\n",
+    ]
+    heads = [", ".join(f"`{name}`" for name in same) for same in columns.values()]
+    lines = [["network", "kind", *heads], ["---"] * (2 + len(heads))]
+    for i, network in enumerate(networks):
+        kind = next(r["kind"] for r in rows if r["network"] == network)
+        lines.append([network, kind, *(column[i] for column in columns)])
+    parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
+    for title, word in (("Refused", "refused"), ("Wrong", "wrong")):
+        found: dict[tuple[str, str], list[str]] = {}
+        for r in rows:
+            if r["word"] == word:
+                found.setdefault((r["network"], _alike(r["detail"], r["method"])), []).append(f"`{r['method']}`")
+        if found:
+            said = "\n".join(f"- {network}: {', '.join(who)}: {why}" for (network, why), who in found.items())
+            parts.append(f"\n## {title}\n\n{said}")
+    return "\n".join(parts) + "\n"
+
+
+def _alike(text: str, method: str) -> str:
+    """The first sentence of a message, without the name of the method."""
+    return re.sub(rf"\b{re.escape(method)}\b", "it", text).split(". ")[0].rstrip(".:").replace("|", "\\|")
+
+
 def with_results(text: str) -> str:
     """A page with each `<!-- results: NAME -->` followed by the table that was measured."""
     return re.sub(
@@ -55,7 +106,7 @@ def with_results(text: str) -> str:
 def pages() -> dict[Path, str]:
     """Every page as it should be."""
     measured = {DOCS / name: with_results((DOCS / name).read_text(encoding="utf-8")) for name in MEASURED}
-    return {DOCS / "methods.md": methods(), **measured}
+    return {DOCS / "methods.md": methods(), DOCS / "matrix.md": matrix(), **measured}
 
 
 MEASURED = ("benchmarks.md", "comparison.md", "evidence.md")
