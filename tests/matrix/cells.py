@@ -13,7 +13,7 @@ SMALL = {name: {"samples": 2} for name in ("smoothgrad", "vargrad", "expected_gr
 SMALL["integrated_gradients"] = {"steps": 2}
 SMALL |= {name: {"samples": 24, "segments": "grid", "features": 9} for name in ("lime", "kernel_shap")}
 SMALL |= {"rise": {"samples": 12, "cells": 3}, "feature_ablation": {"segments": "grid", "features": 9}}
-TARGETS = [0, 1]
+TARGETS = [0, 1, 3]
 
 
 class Cell(NamedTuple):

@@ -95,18 +95,29 @@ def opened(model: Model, name: str | None, *, cut: bool, instead: Tensor | None 
             yield features
         return
     layer = model.module.get_submodule(base)
+    own = not cut and instead is None and getattr(layer, "inplace", False)
+    given: list[Tensor] = []
+
+    def before(_layer: Any, args: Any) -> Any:
+        # a layer in place works on a copy: what it keeps for the way back must not be written over below
+        if threading.get_ident() != me or not args:
+            return None
+        given[:] = args[:1]
+        return (args[0].clone(), *args[1:])
 
     def hook(_layer: Any, args: Any, output: Any) -> Any:
         other = tell(base, _layer, output)
+        if given and threading.get_ident() == me:
+            return given.pop().copy_(output if other is None else other)
         if other is not None and getattr(layer, "inplace", False) and any(output is a for a in args):
             return output.copy_(other) if instead is None else output.set_(other)  # who goes on with it has it too
         return other
 
-    handle = layer.register_forward_hook(hook)
-    try:
+    with ExitStack() as stack:
+        if own:
+            stack.callback(layer.register_forward_pre_hook(before).remove)
+        stack.callback(layer.register_forward_hook(hook).remove)
         yield features
-    finally:
-        handle.remove()
 
 
 @contextmanager
