@@ -50,7 +50,8 @@ inputs, three targets and few samples; the tests repeat a part of it. What must 
 right shape and are not all zero; the map of an input in a batch is the one it has alone; network, input and random
 state are left as they were. Else the method refuses, with an error that says why.
 
-✓: all of that holds. –: refused, the reasons stand below. **wrong**: something does not hold.
+✓: all of that holds. 0: it does, but all maps are zero, as the notes of the explanation say (methods that cut off what
+speaks against a class may find nothing on such networks). –: refused, the reasons stand below. **wrong**: something does not hold.
 """
 
 
@@ -60,7 +61,7 @@ def matrix() -> str:
         rows = list(csv.DictReader(file))
     cells = {(r["network"], r["method"]): r for r in rows}
     networks, names = list(dict.fromkeys(r["network"] for r in rows)), list(dict.fromkeys(r["method"] for r in rows))
-    marks = {"right": "✓", "refused": "–", "wrong": "**wrong**"}
+    marks = {"right": "✓", "empty": "0", "refused": "–", "wrong": "**wrong**"}
     columns: dict[tuple[str, ...], list[str]] = {}
     for name in names:
         column = tuple(marks[cells[n, name]["word"]] if (n, name) in cells else "" for n in networks)
@@ -68,7 +69,7 @@ def matrix() -> str:
     words = [r["word"] for r in rows]
     parts = [
         MATRIX,
-        f"{len(networks)} networks × {len(names)} methods: {words.count('right')} right, "
+        f"{len(networks)} networks × {len(names)} methods: {words.count('right')} right, {words.count('empty')} empty, "
         f"{words.count('refused')} refused, {words.count('wrong')} wrong.\n",
     ]
     heads = [", ".join(f"`{name}`" for name in same) for same in columns.values()]

@@ -9,10 +9,8 @@ import time
 import warnings
 from pathlib import Path
 
-import torch
-
 import seewhy
-from tests.matrix.cells import run
+from tests.matrix.cells import run, warm
 from tests.matrix.networks import NETWORKS, built
 
 RECORD = Path(__file__).parents[2] / "benchmarks" / "results" / "matrix.csv"
@@ -48,8 +46,7 @@ def main(asked):
     cells, wrong = recorded(), 0
     for name in networks:
         began, model = time.perf_counter(), built(NETWORKS[name])
-        with torch.no_grad():
-            seewhy.predict(model, torch.zeros(1, *NETWORKS[name].shape))  # what is made in a first call is no trace
+        warm(model, NETWORKS[name])
         for method in methods:
             cell = run(model, NETWORKS[name], method)
             cells[name, method] = (NETWORKS[name].kind, *cell)

@@ -17,7 +17,7 @@ TARGETS = [0, 1, 3]
 
 
 class Cell(NamedTuple):
-    """What came of it: "right", "refused" with the reason, or "wrong" with what does not hold."""
+    """What came of it: "right"; "empty": all maps are zero, and the notes say so; "refused" or "wrong", and why."""
 
     word: str
     detail: str = ""
@@ -28,6 +28,11 @@ def example(network):
     draw = torch.Generator().manual_seed(1)
     x = torch.randn(2, *network.shape, generator=draw, dtype=torch.float64)
     return x if network.double else x.float()
+
+
+def warm(model, network):
+    """One forward: what a network makes in its first call is no trace."""
+    seewhy.explain(model, example(network), "centre", target=0)
 
 
 def run(model, network, method):
@@ -46,7 +51,9 @@ def run(model, network, method):
     except Exception as error:  # noqa: BLE001 (whatever a network brings forth is shown)
         return Cell("wrong", f"{type(error).__name__}: {error}".replace("\n", " ")[:300])
     wrong = _wrong(e, alone, x, model, method, network) or _traces(module, before, x, given)
-    return Cell("wrong", wrong) if wrong else Cell("right")
+    if wrong:
+        return Cell("wrong", wrong)
+    return Cell("right" if e.values.any() else "empty")
 
 
 def _wrong(e, alone, x, model, method, network):
@@ -61,8 +68,8 @@ def _wrong(e, alone, x, model, method, network):
         return f"maps are {list(e.maps.shape)} for an input of {list(shape)}"
     if not e.values.isfinite().all() or not e.maps.isfinite().all():
         return "not finite"
-    if not e.values.any():
-        return "zero everywhere"
+    if not e.values.any() and sum("is constant" in note for note in e.notes) != 2 * len(TARGETS):
+        return "zero everywhere, and no note"
     scale = max(float(e.values[1].abs().max()), float(e.scores.abs().max()) * (method in SMALL))
     gap = float((e.values[1] - alone.values[0]).abs().max())
     if gap > (1e-8 if network.double else 1e-3) * scale:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from seewhy.errors import ModelError
 from seewhy.trace.attention import checked
 from seewhy.trace.biases import biased
 from seewhy.trace.forward import run
@@ -84,14 +85,23 @@ def full_gradients(scene: Scene, members: list[Member]) -> list[Given]:
     given: list[list[Attribution]] = [[] for _ in members]
     for answer in answers:
         at = gradients([answer], done.x, scene.model, last=False)
-        slopes = torch.autograd.grad(
-            answer.traced, [b.at for b in found], answer.weight, retain_graph=True, allow_unused=True
-        )  # fmt: skip
+        edges = [b.at for b in found]
+        slopes = (
+            torch.autograd.grad(answer.traced, edges, answer.weight, retain_graph=True, allow_unused=True)
+            if edges
+            else ()
+        )
         parts = [
             (bias.value * slope).movedim(bias.channels, 1).unsqueeze(1)
             for bias, slope in zip(found, slopes, strict=True)
             if slope is not None
         ]
+        apart = next((part for part in parts if len(part) != len(done.x)), None)
+        if apart is not None:
+            raise ModelError(
+                f"{scene.model.name} adds a bias to {list(apart[:, 0].shape)} for {len(done.x)} samples (parts of them, "
+                "such as windows, on the first axis), so it cannot be told what is whose: use another method."
+            )
         facts = {"x": done.x.detach(), "gradient": at, "biases": parts, "score": answer.value.unsqueeze(1)}
         for several, member in zip(given, members, strict=True):
             several.append(called(member, **facts))
