@@ -46,12 +46,13 @@ def methods() -> str:
 MATRIX = """# Every network × every method
 
 Made by `make matrix`, which runs each method on each of these networks, small and with weights that were drawn, on two
-inputs, three targets and few samples; the tests repeat a part of it. What must hold: values and maps are finite, have the
-right shape and are not all zero; the map of an input in a batch is the one it has alone; network, input and random
+inputs, three targets and few samples; the tests repeat a part of it. What must hold: values and maps are finite, have
+the right shape and are not all zero; the map of an input in a batch is the one it has alone; network, input and random
 state are left as they were. Else the method refuses, with an error that says why.
 
 ✓: all of that holds. 0: it does, but all maps are zero, as the notes of the explanation say (methods that cut off what
-speaks against a class may find nothing on such networks). –: refused, the reasons stand below. **wrong**: something does not hold.
+speaks against a class may find nothing on such networks). –: refused, the reasons stand below. **wrong**: something
+does not hold.
 """
 
 

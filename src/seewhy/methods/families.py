@@ -99,8 +99,8 @@ def full_gradients(scene: Scene, members: list[Member]) -> list[Given]:
         apart = next((part for part in parts if len(part) != len(done.x)), None)
         if apart is not None:
             raise ModelError(
-                f"{scene.model.name} adds a bias to {list(apart[:, 0].shape)} for {len(done.x)} samples (parts of them, "
-                "such as windows, on the first axis), so it cannot be told what is whose: use another method."
+                f"{scene.model.name} adds a bias to {list(apart[:, 0].shape)} for {len(done.x)} samples (windows, "
+                "perhaps, stand on the first axis too), so it cannot be told what is whose: use another method."
             )
         facts = {"x": done.x.detach(), "gradient": at, "biases": parts, "score": answer.value.unsqueeze(1)}
         for several, member in zip(given, members, strict=True):
