@@ -20,7 +20,8 @@ Generated from the table in `src/seewhy/methods/__init__.py` by `python docs/gen
 `values` are the raw result, signed, at the method's own resolution. For the gradient methods that is the input's own
 size, with channels, and `maps` are sums of the channels' absolute values. For methods that read a layer it is the
 layer's, with one channel, and `maps` are brought to the input's size by `upsample`; `feature_layer` and `layer_reason`
-say which layer was read and why, and another can be named (`seewhy.layers` lists them).
+say which layer was read and why, and another can be named (`seewhy.layers` lists them). For attention methods it is one
+number a patch, on the grid of the patches; `layer_reason` says what attention was followed.
 
 What holds for every method (targets, scores, batches, memory, seeds) stands at `seewhy.explain`.
 Around any of them `seewhy.smooth(method)` averages over noisy copies, and `seewhy.tta(method)` over the picture and

@@ -241,7 +241,7 @@ class Explanation:
         output: the model's whole output, as it gave it.
         input: [N, C, *S] what was explained; preparation: the `Card` it was prepared by, if any.
         method, options, seed: what was asked, defaults filled in; title: the method's name for people.
-        feature_layer, reduction_layer, layer_reason: layers used, and why.
+        feature_layer, reduction_layer, layer_reason: layers used, and why; of attention methods what was followed.
         stderr: standard error of values, for sampled methods.
         extras: what only this method gives.
         completeness: [N, K] sum of the attributions - (score - baseline score), where promised.

@@ -12,7 +12,7 @@ from tests.matrix.networks import NETWORKS, built
 
 # every network meets one method a way of feeding, a few networks meet all methods
 FEW = ("gradient", "guided_backprop", "gradcam", "attention_gradient", "legrad", "feature_ablation")
-ALL = ("ResNet", "ViT, timm", "Swin", "1-D transformer", "3-D CNN", "U-Net", "ONNX Runtime")
+ALL = ("ResNet", "ViT, timm", "Swin", "1-D transformer", "3-D CNN", "U-Net", "Keras", "ONNX Runtime")
 NEEDS = {"Keras": "keras", "ViT, Hugging Face": "transformers", "ONNX Runtime": "onnxruntime"}
 
 

@@ -387,3 +387,32 @@ def test_a_score_that_reads_no_attention_is_noted():
     ]
     assert e.values[:, 0].gt(0).any()
     assert not e.values[:, 1].any()
+
+
+def test_occlusion_behind_multihead_attention():
+    """What is known of a network is used again for every mask; a plain function is asked mask by mask."""
+    net, x = torchvision_vit(), torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    options = {"target": [0, 3], "mask_size": 8, "stride": 8}
+    ours = seewhy.explain(net, x, "occlusion", **options).values
+    plain = seewhy.explain(lambda x: net(x), x, "occlusion", **options).values
+    assert (ours - plain).abs().max() <= 1e-12 * plain.abs().max()
+
+
+def test_fullgrad_refuses_windows_and_does_without_biases():
+    class Windows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.inner, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 8), nn.Linear(8, 4)
+
+        def forward(self, x):
+            parts = self.embed(x).flatten(2).transpose(1, 2).unflatten(1, (4, 4)).flatten(0, 1)
+            return self.head(self.inner(parts).tanh().unflatten(0, (len(x), 4)).mean((1, 2)))
+
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    with pytest.raises(seewhy.ModelError, match=r"adds a bias to \[8, 4, 8\] for 2 samples"):
+        seewhy.explain(drawn(Windows()), x, "fullgrad", target=0)
+    bare = drawn(
+        nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 196, 3, bias=False))
+    )
+    e = seewhy.explain(bare, x, "fullgrad", target=[0, 1])
+    assert e.completeness.abs().max() <= 1e-10 * e.scores.abs().max()
