@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import seewhy
 from seewhy.testing import same, state
+from seewhy.trace.attention import attending
 
 METHODS = ("rollout", "attention_gradient", "legrad")
 TARGETS = np.array([[3, 0, 2], [1, 2, 0]])
@@ -215,6 +216,43 @@ def test_hugging_face(implementation):
     assert e[2].values.gt(0).any()
 
 
+DRAW = torch.Generator().manual_seed(3)
+Q, K, V = (torch.randn(2, 4, 5, 6, generator=DRAW, dtype=torch.float64) for _ in range(3))
+MASK = torch.rand(2, 1, 5, 5, generator=DRAW) > 0.3
+MASK[..., 0] = True
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"scale": 0.3}, {"is_causal": True}, {"attn_mask": MASK}, {"attn_mask": 2.0 * MASK.double(), "scale": 1.5},
+        {"enable_gqa": True},
+    ],
+)  # fmt: skip
+def test_fused_attention_step_by_step_is_what_it_was(options):
+    key, value = (K[:, :2], V[:, :2]) if "enable_gqa" in options else (K, V)
+    with attending() as found:
+        ours = F.scaled_dot_product_attention(Q, key, value, **options)
+    assert (ours - F.scaled_dot_product_attention(Q, key, value, **options)).abs().max() <= 1e-12
+    wide = value.repeat_interleave(4 // value.shape[1], 1)
+    assert (found[0].weights @ wide - ours).abs().max() <= 1e-12
+    assert (found[0].weights.sum(-1) - 1).abs().max() <= 1e-12
+
+
+@pytest.mark.parametrize("weights", [True, False])
+@pytest.mark.parametrize("average", [True, False])
+def test_multihead_attention_gives_what_it_was_asked_for(weights, average):
+    layer, z = drawn(nn.MultiheadAttention(8, 2, batch_first=True)), torch.randn(2, 5, 8, dtype=torch.float64)
+    options = {"need_weights": weights, "average_attn_weights": average}
+    with attending() as found:
+        ours = layer(z, z, z, **options)
+    for one, other in zip(ours, layer(z, z, z, **options), strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or (one - other).abs().max() <= 1e-12
+    assert len(found) == 1
+    assert found[0].weights.shape == (2, 2, 5, 5)
+
+
 class Tokens(nn.Module):
     """Patches of 4 × 4, something that mixes them, and a mean."""
 
@@ -409,7 +447,7 @@ def test_fullgrad_refuses_windows_and_does_without_biases():
             return self.head(self.inner(parts).tanh().unflatten(0, (len(x), 4)).mean((1, 2)))
 
     x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
-    with pytest.raises(seewhy.ModelError, match=r"adds a bias to \[8, 4, 8\] for 2 samples"):
+    with pytest.raises(seewhy.ModelError, match=r"adds a bias to \[8, 8, 4\] for 2 samples"):
         seewhy.explain(drawn(Windows()), x, "fullgrad", target=0)
     bare = drawn(
         nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 196, 3, bias=False))
