@@ -53,7 +53,8 @@ state are left as they were. Else the method refuses, with an error that says wh
 
 ✓: all of that holds. 0: it does, but all maps are zero, as the notes of the explanation say (methods that cut off what
 speaks against a class may find nothing on such networks). –: refused, the reasons stand below. **wrong**: something
-does not hold.
+does not hold. For XCiT that is PyTorch's own, without seewhy too: its gradient for a batch of one is another than in a
+batch of two.
 """
 
 
@@ -81,19 +82,23 @@ def matrix() -> str:
         lines.append([network, kind, *(column[i] for column in columns)])
     parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
     for title, word in (("Refused", "refused"), ("Wrong", "wrong")):
-        found: dict[tuple[str, str], list[str]] = {}
+        said: dict[tuple[str, str], list[str]] = {}  # (network, why) -> methods
         for r in rows:
             if r["word"] == word:
-                found.setdefault((r["network"], _alike(r["detail"], r["method"])), []).append(f"`{r['method']}`")
-        if found:
-            said = "\n".join(f"- {network}: {', '.join(who)}: {why}" for (network, why), who in found.items())
-            parts.append(f"\n## {title}\n\n{said}")
+                said.setdefault((r["network"], _alike(r["detail"], r["method"])), []).append(f"`{r['method']}`")
+        reasons: dict[tuple[str, str], list[str]] = {}  # (methods, why) -> networks
+        for (network, why), who in said.items():
+            reasons.setdefault((", ".join(who), why), []).append(network)
+        if reasons:
+            lines_ = (f"- {'; '.join(where)}: {who}: {why}" for (who, why), where in reasons.items())
+            parts.append(f"\n## {title}\n\n" + "\n".join(lines_))
     return "\n".join(parts) + "\n"
 
 
 def _alike(text: str, method: str) -> str:
-    """The first sentence of a message, without the name of the method."""
-    return re.sub(rf"\b{re.escape(method)}\b", "it", text).split(". ")[0].rstrip(".:").replace("|", "\\|")
+    """The first sentence of a message, without the names of the method and of the network."""
+    text = "it" + text.removeprefix(method) if text.startswith(method) else text
+    return re.sub(r"no attention was seen in \w+", "no attention was seen", text).split(". ")[0].rstrip(".:")
 
 
 def with_results(text: str) -> str:

@@ -286,7 +286,7 @@ NETWORKS = {
     "EdgeNeXt": Network("hybrid", timm_("edgenext_xx_small"), (3, 64, 64)),
     "LeViT": Network(
         "hybrid",
-        of_timm("levit", "Levit", img_size=64, embed_dim=(16, 24, 32), num_heads=(2, 2, 2), depth=(1, 1, 1)),
+        of_timm("levit", "Levit", img_size=64, embed_dim=(16, 24, 32), num_heads=(2, 2, 2), key_dim=8, depth=(1, 1, 1)),
         (3, 64, 64),
     ),
     "1-D CNN": Network("1-D", sequence, (3, 40)),
