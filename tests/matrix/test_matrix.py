@@ -13,8 +13,8 @@ from tests.matrix.networks import NETWORKS, built
 # every network meets one method a way of feeding, a few networks meet all methods
 FEW = ("gradient", "guided_backprop", "gradcam", "attention_gradient", "legrad", "feature_ablation")
 ALL = ("ResNet", "ViT, timm", "Swin", "1-D transformer", "3-D CNN", "U-Net", "Keras", "ONNX Runtime")
-# PyTorch's own gradient of this network differs between batches of one and of two (differences agree with the latter)
-TORCH = {("XCiT", method) for method in ("gradient", "input_x_gradient", "fullgrad")}
+# PyTorch's own gradient of these networks differs between batches of one and of two (differences agree with the latter)
+TORCH = {(name, method) for name in ("XCiT", "LeViT") for method in ("gradient", "input_x_gradient", "fullgrad")}
 NEEDS = {"Keras": "keras", "ViT, Hugging Face": "transformers", "ONNX Runtime": "onnxruntime"}
 
 
