@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test rows bench conformance evidence lint clean
+.PHONY: demo test rows bench conformance evidence matrix lint clean
 
 demo: .venv/demo
 	$(BIN)/seewhy demo --out seewhy-demo
@@ -25,6 +25,7 @@ bench: .venv/dev
 	$(BIN)/python -m benchmarks.gradient
 	$(BIN)/python -m benchmarks.gradcam
 	$(BIN)/python -m benchmarks.cam
+	$(BIN)/python -m benchmarks.attention
 	$(BIN)/python -m benchmarks.occlusion
 	$(BIN)/python -m benchmarks.dream
 	$(BIN)/python docs/generate.py
@@ -39,6 +40,10 @@ conformance: .venv/dev
 evidence: .venv/dev
 	$(BIN)/python -m benchmarks.evidence
 	$(BIN)/python docs/generate.py
+
+# every network × every method; about ten minutes, the tests run a part of it
+matrix: .venv/dev
+	$(BIN)/python -m tests.matrix; status=$$?; $(BIN)/python docs/generate.py; exit $$status
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

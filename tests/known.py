@@ -301,7 +301,46 @@ def _pictures():
             yield Cell(name, method, truth(Inside(net)))
 
 
-CELLS = {(c.function, c.method): c for c in (*_features(), *_pictures())}
+class Uniform(nn.Module):
+    """A class token and the pixels as tokens; attention is the same everywhere, 1/T, and the head is linear."""
+
+    def __init__(self, read):
+        super().__init__()
+        draw = torch.Generator().manual_seed(2)
+        self.read = read
+        self.pixel = nn.Conv2d(2, 3, 1, bias=False).double()
+        self.value, self.head = nn.Linear(3, 3, bias=False).double(), nn.Linear(3, 2).double()
+        with torch.no_grad():
+            for weight in self.parameters():
+                weight.copy_(torch.randn(weight.shape, generator=draw, dtype=torch.float64))
+
+    def forward(self, x):
+        z = self.pixel(x).flatten(2).transpose(1, 2)
+        z = torch.cat([torch.zeros_like(z[:, :1]), z], 1)
+        zero = 0 * z
+        z = z + nn.functional.scaled_dot_product_attention(zero, zero, self.value(z))
+        return self.head(z[:, 0] if self.read == "first" else z[:, 1:].mean(1))
+
+
+UNIFORM = {f"uniform attention, {read} read": Uniform(read) for read in ("first", "patches")}
+
+
+def _uniform():
+    """y = h · (z_i + sum_j v_j / T), for the token i that is read or their mean, so dy/dW_ij = h · v_j."""
+    count = SIZE[0] * SIZE[1]
+    for name, net in UNIFORM.items():
+        head, value, pixel = (m.weight.detach().numpy() for m in (net.head, net.value, net.pixel))
+        speaks = np.maximum(np.einsum("c,cd,de,ehw->hw", head[1], value, pixel[:, :, 0, 0], PICTURE[0].numpy()), 0)
+        first = net.read == "first"
+        # of the patches that are read each keeps half of itself, and passes on half of everything evenly
+        yield Cell(name, "rollout", np.full(SIZE, 0.5 / (count + 1) + (0 if first else 0.5 / count)))
+        # the gradient at a row that is one of n read is an n-th
+        share = speaks / (count + 1)
+        yield Cell(name, "attention_gradient", share if first else share / count + 1 / count)
+        yield Cell(name, "legrad", share)
+
+
+CELLS = {(c.function, c.method): c for c in (*_features(), *_pictures(), *_uniform())}
 
 
 def ask(cell, dtype=torch.float64):
@@ -315,6 +354,8 @@ def ask(cell, dtype=torch.float64):
         net = NETS[cell.function]
         return seewhy.explain(net, PICTURE, cell.method, target=1, upsample="none", **LAYER.get(cell.method, {}),
                               **options)  # fmt: skip
+    if cell.function in UNIFORM:
+        return seewhy.explain(UNIFORM[cell.function], PICTURE, cell.method, target=1, upsample="none")
     known = FUNCTIONS[cell.function]
     x = torch.tensor([known.x], dtype=dtype)
     if cell.method == "integrated_gradients":

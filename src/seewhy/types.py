@@ -244,7 +244,7 @@ class Explanation:
         about: what the method computes and what its map can and cannot tell, from its docstring, and its paper.
         upsample: how maps were brought to the input's size; filters: what was done to them since, see `filtered`.
         model: the network's name; versions: of the software that computed it.
-        feature_layer, reduction_layer, layer_reason: layers used, and why.
+        feature_layer, reduction_layer, layer_reason: layers used, and why; of attention methods what was followed.
         stderr: standard error of values, for sampled methods.
         extras: what only this method gives.
         completeness: [N, K] sum of the attributions - (score - baseline score), where promised.

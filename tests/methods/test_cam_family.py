@@ -333,3 +333,18 @@ def test_they_find_the_cat(lite0, shipped):
         assert left[0] / right[0] > left[1] / right[1], e.method
         assert left[0] > right[0], e.method
         assert right[1] > left[1], e.method
+
+
+def test_guided_gradcam_at_a_layer_that_works_in_place():
+    """What a rectifier in place keeps for the way back is not written over."""
+    layers = [nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 4, 3, padding=1), nn.ReLU(), nn.Flatten()]
+    plain = drawn(nn.Sequential(*layers, nn.Linear(4 * 48, 3)).double())
+    other = nn.Sequential(*(nn.ReLU(inplace=True) if isinstance(m, nn.ReLU) else m for m in plain))
+    for name in ("guided_gradcam", "gradcam"):
+        for target in (0, [1, 2]):
+            # with the gradient the graph goes back to the input
+            ours = seewhy.explain(other, noise(2, 3, 6, 8), [name, "gradient"], target=target, feature_layer="3")
+            expected = seewhy.explain(plain, noise(2, 3, 6, 8), [name, "gradient"], target=target, feature_layer="3")
+            for one, two in zip(ours, expected, strict=True):
+                assert torch.equal(one.values, two.values)
+                assert one.values.any()

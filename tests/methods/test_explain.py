@@ -6,8 +6,9 @@ from torch import nn
 
 import seewhy
 from seewhy import maps
+from seewhy.methods.families import FAMILIES
 
-EVERY = list(seewhy.METHODS)
+EVERY = [name for name, m in seewhy.METHODS.items() if not FAMILIES[m.feeds].attention]  # on a convolutional network
 ONE_CHANNEL = [name for name, m in seewhy.METHODS.items() if m.reduce is maps.channel_sum]
 PATH = "integrated_gradients"
 FEW = {name: {"samples": 4} for name in ("smoothgrad", "vargrad", "expected_gradients")} | {PATH: {"steps": 4}}

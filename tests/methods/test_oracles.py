@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 from tests.oracles import ORACLES
+from tests.oracles.attention import Vit, VitTwin
 from tests.oracles.network import Network, Twin
 
 import seewhy
 from seewhy.methods.draws import normal, uniform
+from seewhy.methods.families import FAMILIES
 
 TARGETS = np.array([[3, 0, 2], [1, 2, 0]])
 REFERENCES = np.random.default_rng(2).normal(size=(5, 3, 6, 9))
@@ -80,12 +82,12 @@ def test_every_method_has_an_oracle():
 @pytest.mark.row(11, 13, 14, 23, 136)
 @pytest.mark.parametrize("name", seewhy.METHODS)
 def test_method_equals_its_oracle(name, odd):
-    network = Network()
+    network, twin = (Vit(), VitTwin) if FAMILIES[seewhy.METHODS[name].feeds].attention else (Network(), Twin)
     ours, theirs = OPTIONS.get(name, ({}, {}))
     expected = ORACLES[name](network, odd, TARGETS, **theirs)
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
         x = torch.tensor(odd, dtype=dtype)
-        e = seewhy.explain(Twin(network, dtype), x, name, target=torch.tensor(TARGETS), **ours)
+        e = seewhy.explain(twin(network, dtype), x, name, target=torch.tensor(TARGETS), **ours)
         assert e.values.shape == expected.shape
         assert e.values.dtype == dtype
         scale = np.abs(expected).max()

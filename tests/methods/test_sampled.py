@@ -102,7 +102,7 @@ def test_draws(name):
         seewhy.explain(net(), X, name, seed=-1)
 
 
-@pytest.mark.parametrize("name", seewhy.METHODS)
+@pytest.mark.parametrize("name", [n for n, m in seewhy.METHODS.items() if not FAMILIES[m.feeds].attention])
 def test_smooth_and_tta_around_any_method(name):
     few = {"integrated_gradients": {"steps": 2}}.get(name, {"samples": 4} if name in SAMPLED else {})
     if name in {"lime", "kernel_shap", "feature_ablation"}:

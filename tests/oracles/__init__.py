@@ -1,5 +1,6 @@
 """Every method once more, slowly, in float64, from its paper. Nothing here imports seewhy."""
 
+from .attention import attention_gradient, legrad, rollout
 from .cam import (
     ablationcam,
     eigencam,
@@ -26,7 +27,7 @@ from .gradient import (
 )
 from .perturb import feature_ablation, kernel_shap, lime, occlusion, rise
 
-# name -> oracle(network, x [N, C, H, W], targets [N, K]) -> values [N, K, C or 1, H, W]
+# name -> oracle(network, or a transformer for attention, x [N, C, H, W], targets [N, K]) -> values [N, K, C or 1, H, W]
 ORACLES = {
     "gradient": gradient,
     "input_x_gradient": input_x_gradient,
@@ -47,6 +48,9 @@ ORACLES = {
     "scorecam": scorecam,
     "ablationcam": ablationcam,
     "recipro_cam": recipro_cam,
+    "rollout": rollout,
+    "attention_gradient": attention_gradient,
+    "legrad": legrad,
     "occlusion": occlusion,
     "feature_ablation": feature_ablation,
     "lime": lime,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from seewhy.maps import channel_sum
 from seewhy.types import Can
 
+from .attention.attention_gradient import attention_gradient
+from .attention.legrad import legrad
+from .attention.rollout import rollout
 from .backward.guided_backprop import guided_backprop
 from .backward.zeiler_fergus import zeiler_fergus
 from .cam.eigencam import eigencam
@@ -62,6 +65,16 @@ METHODS: dict[str, Method] = {
     "recipro_cam": Method(
         recipro_cam, "layer_scores", "Recipro-CAM", "Byun and Lee 2022, eq. 2 to 4", LAYERS, channel_sum
     ),
+    "rollout": Method(rollout, "attention", "Attention rollout", "Abnar and Zuidema 2020, eq. 1", LAYERS, channel_sum),
+    "attention_gradient": Method(
+        attention_gradient,
+        "attention",
+        "Attention × gradient",
+        "Chefer et al. 2021 (generic), eq. 5, 6",
+        LAYERS,
+        channel_sum,
+    ),
+    "legrad": Method(legrad, "attention", "LeGrad", "Bousselham et al. 2025, sec. 3", LAYERS, channel_sum),
     "occlusion": Method(
         occlusion, "masked_scores", "Occlusion", "Zeiler and Fergus 2014, sec. 4.2", Can.SCORES, channel_sum
     ),

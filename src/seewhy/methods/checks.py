@@ -77,7 +77,8 @@ def layers_for(model: Model, x: Inputs, feature: str | None, reduction: str | No
     seen = survey(model, x, reduction)
     if feature is None:
         if seen.chosen is None:
-            works = ", ".join(n for n, m in METHODS.items() if not FAMILIES[m.feeds].layer)
+            families = {n: FAMILIES[m.feeds] for n, m in METHODS.items()}
+            works = ", ".join(n for n, f in families.items() if not (f.layer or f.attention))
             raise ModelError(
                 f"{seen.reason}, so {model.name} has no layer for a class activation map: give feature_layer if you "
                 f"know one (seewhy.layers lists them), or use {works}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -15,10 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seewhy import maps
-from seewhy.errors import OptionError, choose
+from seewhy.errors import ModelError, OptionError, choose
 from seewhy.models import wrap
 from seewhy.models.scripted import step_by_step
 from seewhy.trace import question
+from seewhy.trace.attention import Plan, attending, attention_plan
 from seewhy.trace.choice import Seen
 from seewhy.trace.forward import quiet, ready, run
 from seewhy.trace.layout import own
@@ -147,6 +149,7 @@ def explain(
     with quiet(model), tracked(", ".join(names), progress) as advance:
         graph = any(family.graph for family in families)
         layers = layers_for(model, inputs, feature_layer, reduction_layer) if reads else Layers()
+        plan = _plan_for(model, inputs, reduction_layer, names, members)
         room = [room_for(model, inputs, batch_size, max_memory, graph or any(family.heavy for family in families))]
         bounded = batch_size != "auto" or max_memory is not None
         call = _Call(
@@ -162,6 +165,7 @@ def explain(
             max_memory,
             seed,
             advance,
+            plan,
         )
         pieces = list(batches(lambda a, b: _explain_batch(call, inputs[a:b], slice(a, b)), len(inputs), room))
 
@@ -170,7 +174,7 @@ def explain(
     shared |= {"model": model.name, "versions": _versions()}
     shared |= {"seconds": time.perf_counter() - began}
     found = [
-        _assembled(name, member, [piece.given[i] for piece in pieces], shared, upsample, layers)
+        _assembled(name, member, [piece.given[i] for piece in pieces], shared, upsample, layers, plan)
         for i, (name, member) in enumerate(zip(names, members, strict=True))
     ]
     return found[0] if is_one(method) else found
@@ -212,12 +216,29 @@ class _Call(NamedTuple):
     memory: int | None
     seed: int
     advance: Callable[[int], None]
+    plan: Plan | None = None
+
+
+def _plan_for(model: Model, x: Inputs, end: str | None, names: list[str], members: list[Member]) -> Plan | None:
+    """How to follow attention, where a method needs it; blocks are named only if one reads them."""
+    if not any(FAMILIES[member.method.feeds].attention for member in members):
+        return None
+    plan = attention_plan(model, x, end)
+    blind = [n for n, m in zip(names, members, strict=True) if "own_gradients" in m.method.reads]
+    if blind and not plan.layers:
+        raise ModelError(
+            f"{blind[0]} reads a score off every block of {model.name}, which cannot be done: {plan.reason}. rollout "
+            "and attention_gradient need no blocks."
+        )
+    return plan if blind else plan._replace(layers=())
 
 
 def _explain_batch(call: _Call, x: Inputs, rows: slice) -> _Piece:
     model, members = call.model, call.members
     feature = None if call.feature is None else call.feature.name
-    done = run(model, x, graph=call.graph, layer=call.layer, feature=feature)
+    plan = call.plan
+    with attending() if plan else nullcontext(()) as attended:
+        done = run(model, x, graph=call.graph, layer=call.layer, feature=feature, widen=plan.layers if plan else ())
     call.advance(len(x))
     asked = question.resolve(call.target, call.score, model, done.explained, rows)
     answers = question.scored(asked, done.explained, model)
@@ -234,6 +255,8 @@ def _explain_batch(call: _Call, x: Inputs, rows: slice) -> _Piece:
         call.seed,
         call.advance,
         call.feature,
+        plan,
+        attended,
     )
     given: dict[int, Given] = {}
     for feed in dict.fromkeys(family.feed for family in FAMILIES.values()):
@@ -276,7 +299,13 @@ def _shared(model: Model, x: Inputs, pieces: list[_Piece], target: Any) -> dict[
 
 
 def _assembled(
-    name: str, member: Member, given: list[Given], shared: Mapping[str, Any], upsample: str, layers: Layers
+    name: str,
+    member: Member,
+    given: list[Given],
+    shared: Mapping[str, Any],
+    upsample: str,
+    layers: Layers,
+    plan: Plan | None,
 ) -> Explanation:
     """One method's batches as one record."""
     parts = [g.attribution for g in given]
@@ -285,10 +314,13 @@ def _assembled(
     reduced = member.method.reduce(values)
     flat = (maps.spread(reduced) == 0).nonzero().tolist()
     constant = tuple(f"the map of sample {n}, target {k} is constant: it shows nothing" for n, k in flat)
-    shown, used = reduced, {}
-    if FAMILIES[member.method.feeds].layer and layers.feature is not None:
-        if upsample != "none":
-            shown = maps.resample(reduced, shared["input"].shape[2:], upsample)
+    shown, used = reduced, dict[str, str | None]()
+    family = FAMILIES[member.method.feeds]
+    if (family.layer or family.attention) and upsample != "none":
+        shown = maps.resample(reduced, shared["input"].shape[2:], upsample)
+    if family.attention and plan is not None:
+        used = {"layer_reason": plan.text}
+    if family.layer and layers.feature is not None:
         used = {
             "feature_layer": layers.feature.name,
             "layer_reason": layers.reason,

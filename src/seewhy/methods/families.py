@@ -5,12 +5,14 @@ A family gets all its methods at once, so that they share what can be shared.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from seewhy.errors import ModelError
+from seewhy.trace.attention import checked
 from seewhy.trace.biases import biased
 from seewhy.trace.forward import run
 from seewhy.trace.layout import arranged
@@ -24,7 +26,10 @@ from .draws import normal
 from .scene import Given, Member, Scene, activations, called
 
 if TYPE_CHECKING:
-    pass
+    from torch import Tensor
+
+    from seewhy.trace.attention import Attended
+    from seewhy.trace.layout import Place
 
 
 def input_gradients(scene: Scene, members: list[Member]) -> list[Given]:
@@ -80,14 +85,23 @@ def full_gradients(scene: Scene, members: list[Member]) -> list[Given]:
     given: list[list[Attribution]] = [[] for _ in members]
     for answer in answers:
         at = gradients([answer], done.x, scene.model, last=False)
-        slopes = torch.autograd.grad(
-            answer.traced, [b.at for b in found], answer.weight, retain_graph=True, allow_unused=True
-        )  # fmt: skip
+        edges = [b.at for b in found]
+        slopes = (
+            torch.autograd.grad(answer.traced, edges, answer.weight, retain_graph=True, allow_unused=True)
+            if edges
+            else ()
+        )
         parts = [
             (bias.value * slope).movedim(bias.channels, 1).unsqueeze(1)
             for bias, slope in zip(found, slopes, strict=True)
             if slope is not None
         ]
+        apart = next((part for part in parts if len(part) != len(done.x)), None)
+        if apart is not None:
+            raise ModelError(
+                f"{scene.model.name} adds a bias to {list(apart[:, 0].shape)} for {len(done.x)} samples (windows, "
+                "perhaps, stand on the first axis too), so it cannot be told what is whose: use another method."
+            )
         facts = {"x": done.x.detach(), "gradient": at, "biases": parts, "score": answer.value.unsqueeze(1)}
         for several, member in zip(given, members, strict=True):
             several.append(called(member, **facts))
@@ -97,9 +111,10 @@ def full_gradients(scene: Scene, members: list[Member]) -> list[Given]:
 
 def _side_by_side(targets: list[Attribution]) -> Attribution:
     """K attributions of one target each as one of K targets."""
+    several = [a.completeness for a in targets]
     return Attribution(
         torch.cat([a.values for a in targets], 1),
-        completeness=torch.cat([a.completeness for a in targets if a.completeness is not None], 1),
+        completeness=None if None in several else torch.cat(several, 1),  # type: ignore[arg-type]
         extras={key: torch.cat([a.extras[key] for a in targets], 1) for key in targets[0].extras},
         notes=tuple(dict.fromkeys(note for a in targets for note in a.notes)),
     )
@@ -130,6 +145,57 @@ def _layer_facts(scene: Scene) -> tuple[dict[str, Any], tuple[str, ...]]:
     return {"activations": features, "gradients": flat}, notes
 
 
+def attention_maps(scene: Scene, members: list[Member]) -> list[Given]:
+    """Attention weights, and gradients there, target by target as these are large; tokens are laid on their grid."""
+    plan, done = scene.plan, scene.done
+    assert plan is not None
+    found = checked(scene.attended, plan, len(done.x), scene.model)
+    wanted = {name for member in members for name in member.method.reads}
+    facts: dict[str, Any] = {"attentions": [a.weights for a in found]}
+    readouts = _read_out(scene, plan.number) if "own_gradients" in wanted else []
+    given: list[list[Attribution]] = [[] for _ in members]
+    for k, answer in enumerate(scene.answers):
+        here = found if "gradients" in wanted else found[-1:]
+        slopes = _at_weights(answer.traced, answer.weight, here)
+        # rows of the last attention that are looked at afterwards have a gradient
+        seen = (slopes[-1].abs().sum((1, 3)) > 0).to(done.x)
+        read = seen / seen.sum(1, keepdim=True).clamp(min=1)
+        facts |= {"gradients": [g.unsqueeze(1) for g in slopes], "read": read.unsqueeze(1)}
+        if readouts:
+            own = readouts[k].chunk(plan.number)
+            each = [_at_weights(m, g, [a])[0] for m, g, a in zip(done.means, own, found, strict=True)]
+            facts["own_gradients"] = [g.unsqueeze(1) for g in each]
+        dead = (~seen.any(1)).nonzero().flatten().tolist()
+        notes = tuple(f"the score of sample {n}, target {k} does not depend on the last attention" for n in dead)
+        for several, member in zip(given, members, strict=True):
+            tokens = called(member, **{name: facts[name] for name in member.method.reads})
+            several.append(Attribution(_on_grid(tokens, plan.where), notes=notes))
+    cost = Evaluations(len(done.x), len(done.x) * len(scene.answers))
+    return [Given(_side_by_side(several), cost) for several in given]
+
+
+def _at_weights(traced: Tensor, weight: Tensor, found: Sequence[Attended]) -> list[Tensor]:
+    """The gradient at the weights of each attention [N, heads, T, T]."""
+    edges = [a.at for a in found]
+    slopes = torch.autograd.grad(traced, edges, weight, retain_graph=True)  # type: ignore[arg-type]
+    return [slope.reshape(a.weights.shape) for slope, a in zip(slopes, found, strict=True)]
+
+
+def _read_out(scene: Scene, blocks: int) -> list[Tensor]:
+    """For each target the gradient of the score, read off each block's mean token, at that token [blocks N, 1, D]."""
+    done = scene.done
+    rows = torch.arange(len(done.x), device=done.x.device).repeat(blocks)
+    answers = scored(scene.asked.take(rows), done.readouts, scene.model)
+    found = [torch.autograd.grad(a.traced, done.means, a.weight, retain_graph=True) for a in answers]
+    return [torch.cat(each) for each in found]
+
+
+def _on_grid(tokens: Tensor, where: Place) -> Tensor:
+    """[N, K, T] -> [N, K, 1, *grid], without the tokens that are no patches."""
+    found: Tensor = tokens[:, :, where.prefix or 0 :].unflatten(2, (1, *where.grid))
+    return found
+
+
 def inputs_only(scene: Scene, members: list[Member]) -> list[Given]:
     """The input and how many scores there are: for maps that know nothing of the network."""
     x = scene.done.x.detach()
@@ -144,6 +210,7 @@ class Family(NamedTuple):
     graph: bool = False  # back to the input
     layer: bool = False  # the features of a layer
     rules: bool = False  # rectifiers that can be seen
+    attention: bool = False  # the weights of all attentions
     heavy: bool = False  # it records graphs back to the input in passes of its own
 
 
@@ -151,6 +218,7 @@ FAMILIES = {
     "layer_gradient": Family(layer_gradients, layer=True),
     "layer_and_rule": Family(guided_layers, graph=True, layer=True, rules=True),
     "layer_scores": Family(conversations, layer=True),
+    "attention": Family(attention_maps, graph=True, attention=True),
     "input_gradient": Family(input_gradients, graph=True),  # behind those above, since it frees the graph
     "rectifier_rule": Family(input_gradients, graph=True, rules=True),
     "full_gradient": Family(full_gradients, heavy=True),

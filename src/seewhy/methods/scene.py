@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from seewhy.errors import ModelError, OptionError
+from seewhy.trace.attention import Attended, Plan
 from seewhy.trace.choice import Seen
 from seewhy.trace.forward import Pass, out_of_memory
 from seewhy.trace.layout import arranged
@@ -43,6 +44,8 @@ class Scene(NamedTuple):
     seed: int
     advance: Callable[[int], None]
     feature: Seen | None = None
+    plan: Plan | None = None
+    attended: Sequence[Attended] = ()
 
 
 class Given(NamedTuple):

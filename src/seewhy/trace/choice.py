@@ -7,7 +7,8 @@ everything passes through; of tokens, the last through which the patches still r
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -40,6 +41,9 @@ ADVICE = "if another layer suits better, give feature_layer (seewhy.layers lists
 _remembered: WeakKeyDictionary[nn.Module, dict[Any, Survey]] = WeakKeyDictionary()
 
 
+Found = TypeVar("Found", bound=Any)  # a record with `parts`
+
+
 class Seen(NamedTuple):
     """One step, without its tensor."""
 
@@ -66,9 +70,20 @@ def survey(model: Model, x: Inputs, end: str | None) -> Survey:
         x: the batch.
         end: the layer whose output is explained; None: the network's output.
     """
+    return remembered(_remembered, _surveyed, model, x, end)
+
+
+def remembered(
+    memory: WeakKeyDictionary[nn.Module, dict[Any, Found]],
+    work: Callable[[Model, Inputs, str | None], Found],
+    model: Model,
+    x: Inputs,
+    end: str | None,
+) -> Found:
+    """work(model, x, end), or what it found before for a network of the same parts and an input of the same size."""
     assert model.module is not None
     parts = [model.forward, *model.module.modules()]
-    known = _remembered.setdefault(model.module, {})
+    known = memory.setdefault(model.module, {})
     key = (end, tuple(x.shape[1:]), model.layout)
     found = known.get(key)
     if (
@@ -78,7 +93,8 @@ def survey(model: Model, x: Inputs, end: str | None) -> Survey:
     ):
         if len(known) >= REMEMBERED:
             known.clear()
-        known[key] = found = _surveyed(model, x, end)._replace(parts=[ref(part) for part in parts])
+        made: Found = work(model, x, end)._replace(parts=[ref(part) for part in parts])
+        known[key] = found = made
     return found
 
 
@@ -98,19 +114,28 @@ def _surveyed(model: Model, x: Inputs, end: str | None) -> Survey:
     last = model.layout is not None and model.layout.endswith("C")
     for step in steps:
         shape = step.shape
-        if shape is not None and len(shape) == len(x.shape) and CONVOLUTION.search(step.kind):
-            native = step.module is None or type(step.module).__module__.startswith("torch.")  # channels first, always
-            grids.append(shape[1:-1] if last and not native else shape[2:])
+        grids += grids_of([step], x, last)
         places.append(None if shape is None or shape[0] != 1 else place(shape, size, grids, last))
     index, why = _choose(steps, places, outputs, leaf) if ends else (None, DETACHED)
     seen = [Seen(s.name, s.shape, where) for s, where in zip(steps, places, strict=True)]
-    named = [s for s in steps if ends and s.edge is not None and _origin(s.edge.node) is _origin(ends[0])]
-    output = end or (_clearest(named).name if named and len(outputs) == 1 else None)
+    named = [s for s in steps if ends and s.edge is not None and origin(s.edge.node) is origin(ends[0])]
+    output = end or (clearest(named).name if named and len(outputs) == 1 else None)
     if index is None:
         return Survey([], seen, None, why, output)
-    chosen = seen[steps.index(_clearest([s for s in steps if s.edge is not None and s.edge == steps[index].edge]))]
+    chosen = seen[steps.index(clearest([s for s in steps if s.edge is not None and s.edge == steps[index].edge]))]
     grid = " × ".join(map(str, places[index].grid))  # type: ignore[union-attr]
     return Survey([], seen, chosen, f"{chosen.name} ({grid}): {why}; {ADVICE}", output)
+
+
+def grids_of(steps: list[Step], x: Inputs, last: bool) -> list[tuple[int, ...]]:
+    """The grids that convolutions and poolings gave; `last`: the network keeps its channels last."""
+    found = []
+    for step in steps:
+        shape = step.shape
+        if shape is not None and len(shape) == len(x.shape) and CONVOLUTION.search(step.kind):
+            native = step.module is None or type(step.module).__module__.startswith("torch.")  # channels first, always
+            found.append(shape[1:-1] if last and not native else shape[2:])
+    return found
 
 
 def _choose(steps: list[Step], places: list[Place | None], outputs: list[Tensor], leaf: Node) -> tuple[int | None, str]:
@@ -154,11 +179,11 @@ def _gathers(step: Step) -> bool:
     """Rectified, or the sum or concatenation of what was rectified before."""
     if ACTIVATION.search(step.kind):
         return True
-    node = _origin(step.edge.node)  # type: ignore[union-attr]
+    node = origin(step.edge.node)  # type: ignore[union-attr]
     return is_activation(node) or (node.name() in GATHERS and any(map(is_activation, nodes_before([node]))))
 
 
-def _origin(node: Node) -> Node:
+def origin(node: Node) -> Node:
     """The step that made the numbers which this one may only have moved."""
     while node.name() in MOVES and node.next_functions and node.next_functions[0][0] is not None:
         node = node.next_functions[0][0]
@@ -188,7 +213,7 @@ def _last_reached(
     return None
 
 
-def _clearest(same: list[Step]) -> Step:
+def clearest(same: list[Step]) -> Step:
     """Of the names of one tensor, that of the innermost layer that ran once."""
     return next((s for s in same if s.module is not None and "#" not in s.name), same[0])
 

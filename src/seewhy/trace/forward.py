@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,8 +16,8 @@ from seewhy.models import wrap
 from seewhy.models.borrow import borrowed
 
 from .layout import canonical, check_rank, own
-from .outputs import describe, finite, tensors
-from .tap import opened, tapped
+from .outputs import describe, finite, rows, tensors
+from .tap import opened, tapped, widened
 
 if TYPE_CHECKING:
     from seewhy.types import Inputs, Model
@@ -30,6 +30,8 @@ class Pass(NamedTuple):
     output: Any
     explained: Any
     features: Tensor | None = None  # what the feature layer gave, as it gave it
+    means: tuple[Tensor, ...] = ()  # the mean token of each block [N, 1, D]
+    readouts: Any = None  # what is explained, for these means, block by block [blocks N, ...]
 
 
 @contextmanager
@@ -47,6 +49,7 @@ def run(
     layer: str | None = None,
     feature: str | None = None,
     instead: Tensor | None = None,
+    widen: Sequence[str] = (),
 ) -> Pass:
     """One forward of a batch, with the autograd graph back to the input, to a layer, or without.
 
@@ -57,6 +60,7 @@ def run(
         layer: the layer whose output is explained; None: the network's own output.
         feature: the layer whose features are read; without `graph`, the graph goes back to it only.
         instead: what takes the place of those features, without a graph; its first axis is the batch from there on.
+        widen: layers of tokens whose means go through what follows the last of them.
 
     Raises:
         ModelError: the network refuses the input, its output is not finite or has lost the batch, or the
@@ -68,6 +72,7 @@ def run(
         # no weight and no input asks for a graph by itself
         torch.set_grad_enabled(graph or (feature is not None and instead is None)),
         opened(model, feature, cut=not graph, instead=instead) as features,
+        widened(model, widen) as means,
         tapped(model, layer) as seen,
     ):
         try:
@@ -88,13 +93,18 @@ def run(
     for tensor in tensors(output):
         if not finite(tensor):
             raise ModelError(f"{model.name} gave NaN or infinite values on a finite input{suspect(model)}.")
-    if isinstance(output, Tensor) and (output.ndim == 0 or len(output) != count):
+    whole = count * (1 + len(widen))
+    if isinstance(output, Tensor) and (output.ndim == 0 or len(output) != whole):
         raise ModelError(f"{model.name} gave {describe(output)} for {count} samples: the first axis must be the batch.")
     if layer is not None and len(seen) != 1:
         raise ModelError(f"layer {layer!r} ran {len(seen)} times in one forward: one that runs once can be explained.")
     if feature is not None and len(features) != 1:
         raise ModelError(f"layer {feature!r} ran {len(features)} times in one forward of this input.")
-    return Pass(leaf, output, output if layer is None else seen[0], features[0] if features else None)
+    explained, readouts = output if layer is None else seen[0], None
+    if widen:
+        readouts = rows(explained, count, whole, whole)
+        output, explained = rows(output, 0, count, whole), rows(explained, 0, count, whole)
+    return Pass(leaf, output, explained, features[0] if features else None, tuple(means), readouts)
 
 
 def suspect(model: Model) -> str:

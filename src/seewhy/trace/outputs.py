@@ -65,6 +65,21 @@ def join(outputs: list[Any]) -> Any:
     return first
 
 
+def rows(output: Any, start: int, stop: int, count: int) -> Any:
+    """Some samples of an output of `count` ones, of the same make; what has no such batch is left as it is."""
+    if isinstance(output, Tensor):
+        return output[start:stop] if output.ndim and len(output) == count else output
+    if isinstance(output, Mapping):
+        return _rebuilt(output, {key: rows(value, start, stop, count) for key, value in output.items()})
+    values = [rows(value, start, stop, count) for value in parts(output).values()]
+    if is_dataclass(output) and not isinstance(output, type):
+        return type(output)(**dict(zip((f.name for f in fields(output)), values, strict=True)))
+    if isinstance(output, (tuple, list)):
+        make: Callable[..., Any] = type(output)
+        return make(*values) if hasattr(output, "_fields") else make(values)
+    return output
+
+
 def _rebuilt(first: Mapping[Any, Any], values: dict[Any, Any]) -> Any:
     try:
         return type(first)(values)  # type: ignore[call-arg]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -82,32 +84,87 @@ def opened(model: Model, name: str | None, *, cut: bool, instead: Tensor | None 
             return None
         if instead is not None:
             features.append(instead)
-            return _replaced(output, first, instead.clone())
+            return replaced(output, first, instead.clone())
         torch.set_grad_enabled(True)  # also where the network itself switched it off
         start = first.detach().clone().requires_grad_(first.is_floating_point()) if cut else first.clone()
         features.append(start)
-        return _replaced(output, first, features[-1].clone())
+        return replaced(output, first, features[-1].clone())
 
     if "/" in base:
         with watched(model.module, tell):
             yield features
         return
     layer = model.module.get_submodule(base)
+    own = not cut and instead is None and getattr(layer, "inplace", False)
+    given: list[Tensor] = []
+
+    def before(_layer: Any, args: Any) -> Any:
+        # a layer in place works on a copy: what it keeps for the way back must not be written over below
+        if threading.get_ident() != me or not args:
+            return None
+        given[:] = args[:1]
+        return (args[0].clone(), *args[1:])
 
     def hook(_layer: Any, args: Any, output: Any) -> Any:
         other = tell(base, _layer, output)
+        if given and threading.get_ident() == me:
+            return given.pop().copy_(output if other is None else other)
         if other is not None and getattr(layer, "inplace", False) and any(output is a for a in args):
             return output.copy_(other) if instead is None else output.set_(other)  # who goes on with it has it too
         return other
 
-    handle = layer.register_forward_hook(hook)
-    try:
+    with ExitStack() as stack:
+        if own:
+            stack.callback(layer.register_forward_pre_hook(before).remove)
+        stack.callback(layer.register_forward_hook(hook).remove)
         yield features
-    finally:
-        handle.remove()
 
 
-def _replaced(output: Any, old: Tensor, new: Tensor) -> Any:
+@contextmanager
+def widened(model: Model, names: Sequence[str]) -> Iterator[list[Tensor]]:
+    """Behind the last of these layers of tokens, each sample goes on more than once.
+
+    First as it is; then, layer by layer, with the mean of all tokens of that layer [N, 1, D] in the place of each of
+    them. The batch is (1 + layers) N from there on. The means are given.
+
+    Args:
+        model: who answers.
+        names: of `steps`, in the order they run.
+    """
+    means: list[Tensor] = []
+    if not names or model.module is None:
+        yield means
+        return
+    me, calls = threading.get_ident(), Counter[str]()
+    wanted = {name.partition("#")[0] for name in names}
+
+    def tell(called: str, _layer: Any, output: Any) -> Any:
+        if called not in wanted or threading.get_ident() != me:
+            return None
+        calls[called] += 1
+        if not {called, f"{called}#{calls[called]}"} & set(names):
+            return None
+        tokens = next(tensors(output))
+        means.append(tokens.mean(1, keepdim=True))
+        if len(means) < len(names):
+            return None
+        return replaced(output, tokens, torch.cat([tokens, *(mean.expand_as(tokens) for mean in means)]))
+
+    with ExitStack() as stack:
+        if any("/" in name for name in names):
+            stack.enter_context(watched(model.module, tell))
+        else:
+            for name in wanted:
+                hook = partial(_tell_of, tell, name)
+                stack.callback(model.module.get_submodule(name).register_forward_hook(hook).remove)
+        yield means
+
+
+def _tell_of(tell: Any, name: str, layer: Any, _args: Any, output: Any) -> Any:
+    return tell(name, layer, output)
+
+
+def replaced(output: Any, old: Tensor, new: Tensor) -> Any:
     """The output with another first tensor."""
     if output is old:
         return new

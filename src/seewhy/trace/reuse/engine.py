@@ -331,7 +331,9 @@ def _batched(step: Step, values: dict[int, Tensor], shapes: Any) -> Any:
 def _has_batches(step: Step) -> bool:
     """Whether torch knows how to do it for a batch of samples; where it does not it warns and is slow."""
     keys = ("FuncTorchBatched", "FuncTorchBatchedDecomposition")
-    name = step.call.name()  # type: ignore[attr-defined]
+    if not isinstance(step.call, torch._ops.OpOverload):  # what stands for an operator here is made of ordinary ones
+        return True
+    name = step.call.name()
     return any(torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for key in keys)
 
 

@@ -1,0 +1,103 @@
+"""A part of the matrix, and that all of it is on record. `make matrix` runs the whole."""
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torch import nn
+
+import seewhy
+from seewhy.methods import Method
+from tests.matrix.__main__ import recorded
+from tests.matrix.cells import Cell, run, warm
+from tests.matrix.networks import NETWORKS, built
+
+# every network meets one method a way of feeding, a few networks meet all methods
+FEW = ("gradient", "guided_backprop", "gradcam", "attention_gradient", "legrad", "feature_ablation")
+ALL = ("ResNet", "ViT, timm", "Swin", "1-D transformer", "3-D CNN", "U-Net", "Keras", "ONNX Runtime")
+# PyTorch's own gradient of these networks differs between batches of one and of two (differences agree with the latter)
+TORCH = {(name, method) for name in ("XCiT", "LeViT") for method in ("gradient", "input_x_gradient", "fullgrad")}
+NEEDS = {"Keras": "keras", "ViT, Hugging Face": "transformers", "ONNX Runtime": "onnxruntime"}
+
+
+@pytest.mark.filterwarnings("ignore")  # those of the networks' own making
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_part_of_the_matrix(name):
+    if name in NEEDS and find_spec(NEEDS[name]) is None:  # an import could choose another backend
+        pytest.skip(f"{NEEDS[name]} is not installed")
+    network = NETWORKS[name]
+    model, known = built(network), recorded()
+    warm(model, network)
+    for method in seewhy.METHODS if name in ALL else FEW:
+        cell = run(model, network, method)
+        assert cell.word != "wrong" or (name, method) in TORCH, (method, cell.detail)
+        assert cell.word == known[name, method][1], (method, cell.detail)
+
+
+def test_all_of_it_is_on_record_and_nothing_of_ours_is_wrong():
+    cells = recorded()
+    assert len(NETWORKS) >= 24
+    missing = {m for n in NETWORKS for m in seewhy.METHODS if (n, m) not in cells}
+    assert not missing, f"run python -m tests.matrix {' '.join(missing)}, then python docs/generate.py"
+    words = [word for _, word, _ in cells.values()]
+    assert {key for key, (_, word, _) in cells.items() if word == "wrong"} <= TORCH
+    assert words.count("empty") <= 6, "a map of nothing is the exception"
+    for kind in ("old CNN", "new CNN", "mixer", "transformer", "hybrid", "1-D", "3-D", "segmentation", "Keras", "ONNX"):
+        assert kind in {found[0] for found in cells.values()}
+
+
+def test_refusals_are_no_habit():
+    """On an ordinary network only attention is refused; on a transformer of all to all nothing but rectifier rules."""
+    cells = recorded()
+    refused = {
+        name: {m for m in seewhy.METHODS if cells[name, m][1] == "refused"}
+        for name in ("ResNet", "ViT, timm", "ONNX Runtime")
+    }
+    assert refused["ResNet"] == {"rollout", "attention_gradient", "legrad"}
+    assert refused["ViT, timm"] <= {"guided_backprop", "zeiler_fergus", "guided_gradcam", "layercam"}
+    assert {"occlusion", "lime", "rise", "kernel_shap"}.isdisjoint(refused["ONNX Runtime"])
+
+
+PLANTED = {
+    "differs from the one alone": lambda gradient: gradient - gradient.mean(0),
+    "not finite": lambda gradient: gradient / 0,
+    "values are": lambda gradient: gradient[..., 1:],
+    "RuntimeError": lambda gradient: gradient.view(7),
+}
+
+
+@pytest.mark.parametrize("words", PLANTED)
+def test_the_cells_bite(words, monkeypatch):
+    def planted(gradient):
+        """A fault."""
+        return PLANTED[words](gradient)
+
+    monkeypatch.setitem(seewhy.METHODS, "planted", Method(planted, "input_gradient", "Planted", "nobody 2000"))
+    network = NETWORKS["LeNet"]
+    cell = run(built(network), network, "planted")
+    assert cell.word == "wrong"
+    assert words in cell.detail
+
+
+def test_maps_of_nothing_are_marked(monkeypatch):
+    def nothing(gradient):
+        """Zero."""
+        return gradient * 0
+
+    monkeypatch.setitem(seewhy.METHODS, "nothing", Method(nothing, "input_gradient", "Nothing", "nobody 2000"))
+    assert run(built(NETWORKS["LeNet"]), NETWORKS["LeNet"], "nothing") == Cell("empty")
+
+
+def test_a_trace_is_found():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inside = NETWORKS["LeNet"].make()
+            self.register_buffer("calls", torch.zeros(1))
+
+        def forward(self, x):
+            self.calls += 1
+            return self.inside(x)
+
+    network = NETWORKS["LeNet"]
+    assert run(Counting().double().eval(), network, "gradient") == Cell("wrong", "left a trace: tensors")
