@@ -10,6 +10,7 @@ import torch
 from seewhy.errors import ModelError, OptionError
 from seewhy.types import Can, Card, Model
 
+from . import keras3
 from .function import session, tensors_or_arrays
 from .zoo import load
 
@@ -27,17 +28,18 @@ def wrap(
     """Say what is known about a network. The network itself is not touched; behind a compiled one the original is used.
 
     Args:
-        network: a `torch.nn.Module`, any callable tensor or array -> scores, or an ONNX Runtime session. A `Model`
-            comes back as it is.
+        network: a `torch.nn.Module`, a Keras 3 model (with gradients and layers where Keras runs on torch; a softmax
+            at its end is left out, so that logits are explained), any callable tensor or array -> scores, or an ONNX
+            Runtime session. A `Model` comes back as it is.
         labels: names of the classes, in the order of the scores.
         prepare: a `Card`, or a function that turns whatever you have into a batch of inputs.
         layout: one letter an axis of the input: N the batch, C the channels, any others ("NHWC", "NTC"; "NF": features
-            without channels). Default: N first, C second.
+            without channels). Default: N first, C second; of a Keras model its own.
         forward: how to call the network, `forward(network, x)`; for keyword arguments, say, or to pick
             one of several outputs.
 
     Raises:
-        ModelError: it cannot be called.
+        ModelError: it cannot be called, or is a Keras model without weights yet.
         OptionError: the layout is none, or the network is wrapped already.
     """
     if isinstance(network, Model):
@@ -48,6 +50,8 @@ def wrap(
         raise ModelError(f"a {type(network).__name__} cannot be called: give a torch module or a function.")
     if layout is not None and (len(set(layout)) != len(layout) or "N" not in layout):
         raise OptionError(f"layout={layout!r}: one letter an axis, N among them, such as 'NHWC' or 'NTC'.")
+    if keras3.is_layer(network):
+        return _keras(network, labels, prepare, layout, forward)
     if isinstance(network, torch.nn.Module):
         network = getattr(network, "_orig_mod", network)  # behind torch.compile: what it compiles can be looked into
     module = network if isinstance(network, torch.nn.Module) else None
@@ -66,4 +70,36 @@ def wrap(
         preparation=prepare,
         name=getattr(network, "__name__", type(network).__name__),
         call=forward,
+    )
+
+
+def _keras(
+    network: Any,
+    labels: Sequence[str] | None,
+    prepare: Card | Callable[[Any], torch.Tensor] | None,
+    layout: str | None,
+    forward: Callable[[Any, torch.Tensor], Any] | None,
+) -> Model:
+    keras3.check(network)
+    known: dict[str, Any] = {
+        "labels": None if labels is None else tuple(map(str, labels)),
+        "layout": keras3.layout(network) if layout is None else layout,
+        "preparation": prepare,
+        "name": network.name,
+    }
+    if not isinstance(network, torch.nn.Module):
+        call = keras3.answers(network) if forward is None else tensors_or_arrays(lambda x: forward(network, x))
+        return Model(call, None, Can.SCORES, lacks=keras3.ELSEWHERE.format(backend=keras3.backend()), **known)
+
+    def logits(model: Any, x: torch.Tensor) -> Any:
+        return keras3.logits(model, x, forward)
+
+    note = keras3.ending(network)
+    return Model(
+        forward=lambda x: logits(network, x),
+        module=network,
+        can=Can.SCORES | Can.GRADIENTS | Can.LAYERS,
+        call=logits,
+        notes=() if note is None else (note,),
+        **known,
     )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from seewhy.errors import ModelError, unknown
+from seewhy.models import tree
 
 from .layout import Place, place
 from .rectifiers import is_activation
@@ -67,7 +68,7 @@ def survey(model: Model, x: Inputs, end: str | None) -> Survey:
         end: the layer whose output is explained; None: the network's output.
     """
     assert model.module is not None
-    parts = [model.forward, *model.module.modules()]
+    parts = [model.forward, *tree.layers(model.module).values()]
     known = _remembered.setdefault(model.module, {})
     key = (end, tuple(x.shape[1:]), model.layout)
     found = known.get(key)
@@ -85,7 +86,7 @@ def survey(model: Model, x: Inputs, end: str | None) -> Survey:
 def inherit(model: Model, twin: Model) -> None:
     """What is known of a network holds for a copy with other weights too: it reads the same layers."""
     assert model.module is not None and twin.module is not None
-    parts = [ref(part) for part in (twin.forward, *twin.module.modules())]
+    parts = [ref(part) for part in (twin.forward, *tree.layers(twin.module).values())]
     known = {key: found._replace(parts=parts) for key, found in _remembered.get(model.module, {}).items()}
     _remembered[twin.module] = known
 
@@ -206,6 +207,6 @@ def find(seen: Survey, name: str, model: Model) -> Seen:
     calls = [step.name for step in seen.steps if "#" in step.name and step.name.rpartition("#")[0] == name]
     if calls:
         raise ModelError(f"layer {name!r} ran {len(calls)} times in one forward: name the call, {', '.join(calls)}.")
-    if name and model.module is not None and name in dict(model.module.named_modules()):
+    if name and model.module is not None and name in tree.layers(model.module):
         raise ModelError(f"layer {name!r} exists, but its forward did not run in this call.")
     raise unknown("layer", name, [step.name for step in seen.steps if "/" not in step.name])

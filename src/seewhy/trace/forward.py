@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from seewhy.errors import InputError, ModelError, OptionError
-from seewhy.models import wrap
+from seewhy.models import tree, wrap
 from seewhy.models.borrow import borrowed
 
 from .layout import canonical, check_rank, own
@@ -99,7 +99,7 @@ def run(
 
 def suspect(model: Model) -> str:
     """Where NaN or infinite values come from, looked for only once there are some."""
-    named = [] if model.module is None else [*model.module.named_parameters(), *model.module.named_buffers()]
+    named = [] if model.module is None else list(tree.weights(model.module))
     bad = next((name for name, w in named if not finite(w)), None)
     return f": its {bad!r} holds some" if bad else "; its weights are finite, so they arise on the way"
 
@@ -175,5 +175,4 @@ def placed(model: Model, device: str) -> tuple[Model, torch.device | None]:
 
 def _weights(model: Model) -> Iterator[Tensor]:
     if model.module is not None:
-        yield from model.module.parameters()
-        yield from model.module.buffers()
+        yield from (weight for _, weight in tree.weights(model.module))
