@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import os
 import pkgutil
 import typing
 from pathlib import Path
@@ -15,6 +16,8 @@ import timm  # noqa: F401
 import torch
 import typer  # noqa: F401
 from jaxtyping import install_import_hook
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
 
 # The package imports jaxtyping only for type checkers; while it is imported here, the tests are one.
 typing.TYPE_CHECKING = True

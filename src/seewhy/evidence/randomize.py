@@ -150,6 +150,9 @@ def drawn(model: Model, names: set[str], how: str, seed: int) -> Model:
 def settle(model: Model, layers: set[str], x: Any) -> None:
     """Batch statistics of some layers of a copy: those of the inputs, or mean 0 and variance 1 where there are none."""
     assert model.module is not None
+    if keras3.is_layer(model.module):
+        _settle_keras(model, layers, x)
+        return
     norms = [m for name, m in tree.layers(model.module).items() if name in layers and isinstance(m, _BatchNorm)]
     norms = [m for m in norms if m.running_mean is not None]
     for norm in norms:
@@ -168,6 +171,25 @@ def settle(model: Model, layers: set[str], x: Any) -> None:
         norm.momentum = momentum
 
 
+def _settle_keras(model: Model, layers: set[str], x: Any) -> None:
+    """The same for Keras, whose batch normalisations read their statistics anew in each forward."""
+    assert model.module is not None
+    wanted = keras3.norms(model.module)
+    norms = [part for name, part in tree.layers(model.module).items() if name in layers and part in wanted]
+    if x is None:
+        for norm in norms:
+            keras3.settled(norm, None)
+        return
+    _, inputs = ready(model, x)
+    handles = [norm.register_forward_pre_hook(lambda layer, given: keras3.settled(layer, given[0])) for norm in norms]
+    try:
+        with quiet(model), torch.no_grad():
+            model.forward(own(inputs, model.layout))
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _law(layer: nn.Module, own_name: str, weight: Tensor, how: str, draw: torch.Generator) -> Tensor:
     """Values for one tensor. What PyTorch's initialisers do, from a generator of ours."""
 
@@ -181,6 +203,11 @@ def _law(layer: nn.Module, own_name: str, weight: Tensor, how: str, draw: torch.
         return weight.flatten()[torch.randperm(weight.numel(), generator=draw).to(weight.device)].view_as(weight)
     if how == "small_normal":
         return normal(0, SMALL)
+    if keras3.is_layer(layer):
+        seed = int(torch.randint(2**31, (), generator=draw))
+        found = keras3.fresh(layer, own_name, weight, seed)
+        if found is not None:
+            return found
     if isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear) and own_name == "bias":
         return torch.zeros_like(weight)  # behind an attention
     if isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)) and own_name in {"weight", "bias"}:

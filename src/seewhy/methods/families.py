@@ -80,9 +80,12 @@ def full_gradients(scene: Scene, members: list[Member]) -> list[Given]:
     given: list[list[Attribution]] = [[] for _ in members]
     for answer in answers:
         at = gradients([answer], done.x, scene.model, last=False)
-        slopes = torch.autograd.grad(
-            answer.traced, [b.at for b in found], answer.weight, retain_graph=True, allow_unused=True
-        )  # fmt: skip
+        edges = [b.at for b in found]
+        slopes = (
+            torch.autograd.grad(answer.traced, edges, answer.weight, retain_graph=True, allow_unused=True)
+            if edges
+            else ()
+        )
         parts = [
             (bias.value * slope).movedim(bias.channels, 1).unsqueeze(1)
             for bias, slope in zip(found, slopes, strict=True)

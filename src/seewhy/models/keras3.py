@@ -163,13 +163,29 @@ def variables(model: Any) -> Iterator[tuple[str, Tensor]]:
 
 def fresh(layer: Any, name: str, weight: Tensor, seed: int) -> Tensor | None:
     """Values from the layer's own initialiser for one of its weights; None where it names none."""
-    found = getattr(layer, f"{'depthwise' if name == 'depthwise_kernel' else name}_initializer", None)
+    found = getattr(layer, f"{name}_initializer", None) or getattr(layer, f"{name.removesuffix('_kernel')}_initializer", None)
     if found is None or not hasattr(found, "get_config"):
         return None
     settings = found.get_config()
     drawn = type(found).from_config(settings | {"seed": seed} if "seed" in settings else settings)
     made: Tensor = drawn(tuple(weight.shape), dtype=str(weight.dtype).removeprefix("torch."))
     return made.detach()
+
+
+def norms(model: Any) -> list[Any]:
+    """The batch normalisations of a model."""
+    return [part for part in _all(model) if isinstance(part, sys.modules["keras"].layers.BatchNormalization)]
+
+
+def settled(layer: Any, x: Tensor | None) -> None:
+    """Give a batch normalisation the statistics of what goes into it, or mean 0 and variance 1 without any."""
+    if x is None:
+        layer.moving_mean.assign(torch.zeros_like(layer.moving_mean.value))
+        layer.moving_variance.assign(torch.ones_like(layer.moving_variance.value))
+        return
+    axes = [axis for axis in range(x.ndim) if axis != layer.axis % x.ndim]
+    layer.moving_mean.assign(x.mean(axes))
+    layer.moving_variance.assign(x.var(axes, correction=0))
 
 
 def describe(layer: Any) -> str:

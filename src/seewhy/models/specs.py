@@ -14,11 +14,12 @@ import torch
 from seewhy.errors import ModelError, OptionError, UnknownNameError, unknown
 from seewhy.types import Can, Card, Model
 
-from . import wrap
+from . import keras3, wrap
 
 SIZE = (224, 224)
 RANDOM = "the weights are random: no file was given (NAME@FILE)"
-NO_CARD = f"the network has no card: inputs are resized to {SIZE[0]} × {SIZE[1]} and scaled to 0..1"
+CARDLESS = "the network has no card"
+NO_CARD = f"{CARDLESS}: inputs are resized to {SIZE[0]} × {SIZE[1]} and scaled to 0..1"
 
 
 def from_spec(
@@ -45,9 +46,11 @@ def from_spec(
     if kind == "py" and not allow_code:
         raise OptionError(f"{spec!r} runs your code: allow it with --allow-code, or load(..., allow_code=True).")
     model = KINDS[kind](rest)
+    if prepare is not None and model.notes:
+        model = replace(model, notes=tuple(note for note in model.notes if not note.startswith(CARDLESS)))
     if prepare is not None:
         model = replace(model, preparation=prepare)
-    elif model.preparation is None:
+    elif model.preparation is None and kind != "keras":
         model = replace(model, preparation=Card(SIZE), notes=(*model.notes, NO_CARD))
     return model if labels is None else replace(model, labels=tuple(map(str, labels)))
 
@@ -117,6 +120,14 @@ def _onnx(rest: str) -> Model:
     return replace(wrap(found), name=path.stem, can=Can.SCORES)
 
 
+def _keras(rest: str) -> Model:
+    keras3.on_torch()
+    found = _read(rest, lambda file: keras3.read(file, _package))
+    model = replace(wrap(found), name=Path(rest).stem)
+    card, note = keras3.card(found, SIZE)
+    return model if card is None else replace(model, preparation=card, notes=(*model.notes, note))
+
+
 def _outside(path: Path) -> list[str]:
     """Names of the files that an ONNX network takes its data from."""
     onnx = _package("onnx", "onnx")
@@ -146,6 +157,7 @@ KINDS: dict[str, Callable[[str], Model]] = {
     "ts": _scripted,
     "pt2": _exported,
     "onnx": _onnx,
+    "keras": _keras,
     "py": _factory,
 }
 

@@ -156,7 +156,11 @@ def _gathers(step: Step) -> bool:
     if ACTIVATION.search(step.kind):
         return True
     node = _origin(step.edge.node)  # type: ignore[union-attr]
-    return is_activation(node) or (node.name() in GATHERS and any(map(is_activation, nodes_before([node]))))
+    if is_activation(node):
+        return True
+    parts = [after for after, _ in node.next_functions if after is not None]
+    joins = node.name() in GATHERS and (len(parts) > 1 or "Add" not in node.name())  # a bias is added to one alone
+    return joins and any(map(is_activation, nodes_before([node])))
 
 
 def _origin(node: Node) -> Node:
