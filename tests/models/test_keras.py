@@ -32,12 +32,15 @@ SMALL = {
 
 def built(softmax=True, norm=False):
     """A network in double precision; in single with batch statistics, which Keras has in no other."""
-    usual = keras.config.floatx()
-    keras.config.set_floatx("float32" if norm else "float64")
+    usual = keras.config.floatx(), keras.config.dtype_policy()
+    precision = "float32" if norm else "float64"
+    keras.config.set_floatx(precision)
+    keras.config.set_dtype_policy(precision)
     try:
         return drawn(softmax, norm)
     finally:
-        keras.config.set_floatx(usual)
+        keras.config.set_floatx(usual[0])
+        keras.config.set_dtype_policy(usual[1])
 
 
 def drawn(softmax, norm):
@@ -52,7 +55,7 @@ def drawn(softmax, norm):
     g = L.Add(name="sum")([g, L.DepthwiseConv2D(3, padding="same", name="each")(g)])
     g = L.ReLU(6.0, name="bounded")(g)
     h = keras.Model(small, g, name="inside")(h)
-    h = L.GlobalAveragePooling2D(name="mean")(h)
+    h = L.Flatten(name="flat")(h)  # Keras takes means in single precision
     out = L.Dense(4, activation="softmax" if softmax else None, name="head")(h)
     net = keras.Model(into, out, name="net")
     rng = np.random.default_rng(1)
@@ -69,7 +72,7 @@ class Twin(nn.Module):
         by = {v.path.removeprefix("inside/"): torch.tensor(np.array(keras.ops.convert_to_numpy(v))) for v in net.weights}
         self.stem, self.norm = nn.Conv2d(3, 4, 3, padding=1).double(), nn.BatchNorm2d(4, eps=1e-3).double()
         self.deep, self.each = nn.Conv2d(4, 5, 3, 2).double(), nn.Conv2d(5, 5, 3, padding=1, groups=5).double()
-        self.sum, self.bounded, self.head = nn.Identity(), nn.ReLU6(), nn.Linear(5, 4).double()
+        self.sum, self.bounded, self.head = nn.Identity(), nn.ReLU6(), nn.Linear(100, 4).double()
         with torch.no_grad():
             for name in ("stem", "deep"):
                 getattr(self, name).weight.copy_(by[f"{name}/kernel"].permute(3, 2, 0, 1))
@@ -85,7 +88,7 @@ class Twin(nn.Module):
 
     def forward(self, x):
         g = self.deep(self.norm(self.stem(x).relu())).relu()
-        return self.head(self.bounded(self.sum(g + self.each(g))).mean((2, 3)))
+        return self.head(self.bounded(self.sum(g + self.each(g))).permute(0, 2, 3, 1).flatten(1))
 
 
 @pytest.fixture(scope="module")
@@ -216,8 +219,8 @@ def test_layers_have_the_names_that_keras_gave_them(normed):
     rows = seewhy.layers(net, x)
     names = [row.name for row in rows]
     assert names == ["stem", "norm", "inside.deep", "inside/relu", "inside.each", "inside.sum", "inside.bounded",
-                     "mean", "head"]  # fmt: skip
-    assert [row.learnable for row in rows] == [112, 8, 185, 0, 50, 0, 0, 0, 24]
+                     "flat", "head"]  # fmt: skip
+    assert [row.learnable for row in rows] == [112, 8, 185, 0, 50, 0, 0, 0, 404]
     assert rows[2].shape == (1, 4, 5, 5)
     assert rows[2].description.startswith("5 3x3 convolutions with stride [2 2] and padding valid")
     assert rows[-1].description == "4 outputs, softmax"
@@ -230,10 +233,10 @@ def test_layers_have_the_names_that_keras_gave_them(normed):
     assert given.feature_layer == "inside/relu"
     with pytest.raises(seewhy.UnknownNameError, match=r"inside\.deep"):
         seewhy.explain(net, x, "gradcam", feature_layer="inside.dep")
-    half = seewhy.explain(net, x, "gradient", reduction_layer="mean", target=2)
+    half = seewhy.explain(net, x, "gradient", reduction_layer="flat", target=2)
     leaf = x.clone().requires_grad_()
     h = net.get_layer("inside")(net.get_layer("norm")(net.get_layer("stem")(leaf)), training=False)
-    (direct,) = torch.autograd.grad(h.mean((1, 2))[:, 2].sum(), leaf)
+    (direct,) = torch.autograd.grad(h.flatten(1)[:, 2].sum(), leaf)
     torch.testing.assert_close(half.values[:, 0], direct.permute(0, 3, 1, 2), rtol=1e-4, atol=1e-6)
 
 
@@ -314,7 +317,7 @@ def test_drawing_weights_anew(normed):
     assert twin.randomized == ("head.kernel", "head.bias")
     assert {"stem.kernel", "inside.deep.bias"} <= set(twin.untouched)
     first, *_ = (v.value for v in twin.module.get_layer("head").weights)
-    assert float(first.abs().max()) <= (6 / (5 + 4)) ** 0.5  # Glorot's bound
+    assert float(first.abs().max()) <= (6 / (100 + 4)) ** 0.5  # Glorot's bound
     assert torch.equal(first, seewhy.randomize(net, "head", x=x).module.get_layer("head").kernel.value)
     assert not torch.equal(twin.forward(x), seewhy.wrap(net).forward(x))
     everything = seewhy.randomize(net, 1, 99, x=x, statistics="estimate")
