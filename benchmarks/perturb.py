@@ -63,8 +63,8 @@ def calls(model, x, label, segments):
         return LimeImageExplainer(random_state=0).explain_instance(
             picture,
             lambda points: plainly(net, torch.from_numpy(points).movedim(3, 1).float(), size).numpy(),
-            labels=(label,), top_labels=None, hide_color=0.0, num_features=count, num_samples=SAMPLES,
-            batch_size=size, segmentation_fn=lambda _: segments.numpy(),
+            labels=(label,), top_labels=None, hide_color=0.0, num_features=count,
+            num_samples=SAMPLES, batch_size=size, segmentation_fn=lambda _: segments.numpy(),
         )  # fmt: skip
 
     def shap(size):

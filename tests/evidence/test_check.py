@@ -17,13 +17,13 @@ from torch.nn import functional as F
 import seewhy
 from seewhy import ModelError, OptionError
 from seewhy.evidence.check import LEVELS
-from seewhy.evidence.networks import KINDS, _dead, networks
+from seewhy.evidence.networks import KINDS, _dead, _works_channels_last, networks
 from seewhy.evidence.similarity import ranks
 from seewhy.evidence.table import Table
 from seewhy.methods.method import Method
 from seewhy.models import wrap
 from seewhy.testing import same, state
-from seewhy.trace.forward import ready
+from seewhy.trace.forward import ready, run
 from seewhy.types import Attribution, Can
 
 TESTS = ("T0", "T1", "T2", "T3")
@@ -294,7 +294,7 @@ def test_a_control_that_is_misjudged_makes_it_invalid(ten, monkeypatch):
     from seewhy.evidence import check as room
 
     net, x = ten
-    monkeypatch.setattr(room, "gain", lambda model, x, *_: np.ones(len(x)) + np.arange(len(x)) / 100)
+    monkeypatch.setattr(room, "gain", lambda scores, filled, m, *_: np.ones(len(m)) + np.arange(len(m)) / 100)
     found = seewhy.check(net, x[:6], "gradient")
     assert found["gradient"].verdict == "INVALID"
     assert "noise is informative" in found["gradient"].reason
@@ -570,3 +570,33 @@ def test_the_original_can_be_used_meanwhile(ten):
     assert all(seen)
     assert len(seen) > 10
     assert F.cross_entropy(net(x), net(x).argmax(1)).isfinite()
+
+
+class Viewed(nn.Module):
+    """Looks at its features in a way that only one order in memory allows."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3), nn.Linear(400, 3)
+
+    def forward(self, x):
+        h = self.a(x).relu()
+        return self.b(h.view(len(h), -1))
+
+
+@pytest.mark.parametrize(("net", "x", "works"), [
+    (Viewed(), torch.randn(3, 3, 12, 12), False),
+    (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(400, 3)), torch.randn(3, 3, 12, 12), True),
+    (nn.Sequential(nn.Conv3d(1, 4, 3), nn.Flatten(), nn.Linear(32, 3)), torch.randn(3, 1, 4, 4, 4), False),
+    (nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), torch.randn(3, 3, 2, 2), False),
+])  # fmt: skip
+def test_channels_last_where_it_works(net, x, works):
+    """The network itself keeps its order."""
+    model, x = ready(net.eval(), x)
+    strides = [w.stride() for w in net.parameters()]
+    assert _works_channels_last(model, x) == works
+    assert [w.stride() for w in net.parameters()] == strides
+    for one in networks(model, x, 1, 0, heads=False):
+        quick = [w for w in one.model.module.parameters() if w.ndim == 4 and not w.is_contiguous()]
+        assert bool(quick) == works
+        run(one.model, x, graph=False)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 import zipfile
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,17 +31,31 @@ SMALL = {
 }  # fmt: skip
 
 
-def built(softmax=True, norm=False):
-    """A network in double precision; in single with batch statistics, which Keras has in no other."""
+@contextmanager
+def precise():
+    """Keras reads its standing precision when a model is called, too."""
     usual = keras.config.floatx(), keras.config.dtype_policy()
-    precision = "float32" if norm else "float64"
-    keras.config.set_floatx(precision)
-    keras.config.set_dtype_policy(precision)
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
     try:
-        return drawn(softmax, norm)
+        yield
     finally:
         keras.config.set_floatx(usual[0])
         keras.config.set_dtype_policy(usual[1])
+
+
+@pytest.fixture
+def double():
+    with precise():
+        yield
+
+
+def built(softmax=True, norm=False):
+    """A network in double precision; in single with batch statistics, which Keras has in no other."""
+    if norm:
+        return drawn(softmax, norm)
+    with precise():
+        return drawn(softmax, norm)
 
 
 def drawn(softmax, norm):
@@ -119,7 +134,7 @@ def kept(net):
 
 @pytest.mark.row(129, 130, 134, 137, 141, 146, 149)
 @pytest.mark.parametrize("method", seewhy.METHODS)
-def test_every_method_gives_what_it_gives_on_torch(method, pair):
+def test_every_method_gives_what_it_gives_on_torch(method, pair, double):
     net, twin, x = pair
     before, targets = kept(net), torch.tensor([[1, 3], [0, 2]])
     options = {"target": targets, "batch_size": 1, **SMALL.get(method, {})}
@@ -152,7 +167,7 @@ def test_with_batch_statistics(method, normed):
 
 
 @pytest.mark.row(129, 130, 136, 141, 146)
-def test_logits_are_explained_and_the_softmax_stays(pair):
+def test_logits_are_explained_and_the_softmax_stays(pair, double):
     net, _, x = pair
     plain = built(softmax=False)
     leaf = x.clone().requires_grad_()
@@ -260,7 +275,6 @@ def test_layers_inside_composite_and_shared_layers():
     model = seewhy.wrap(net)
     assert model.layout == "NTC"
     names = [row.name for row in seewhy.layers(model, x)]
-    print(names)
     assert {"attend.query", "attend.value", "shared#1", "shared#2", "both.forward_gru"} <= set(names)
     assert sum(row.learnable for row in seewhy.layers(model, x)) == sum(int(np.prod(w.shape)) for w in net.trainable_weights)  # noqa: E501
     e = seewhy.explain(model, x, "gradient", target=1)

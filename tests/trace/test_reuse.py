@@ -359,6 +359,26 @@ def refused(net, x=None):
     return prepared if isinstance(prepared, str) else prepared.run(STARTS, PATCH)
 
 
+def test_other_pictures_are_answered_from_the_record(network):
+    """float64: whole pictures that have nothing in common with the one that was recorded."""
+    net, size = copy.deepcopy(network[0]).double(), network[1]
+    prepared = reuse.prepare(seewhy.wrap(net), picture(size).double())
+    others = torch.cat([picture(size, seed=s).double() for s in (5, 6, 7)])
+    with torch.no_grad():
+        truth = net(others)
+    assert (prepared.answer(others, ask=True) - truth).abs().max() <= 1e-9 * (truth.max() - truth.min())
+
+
+def test_a_record_that_is_wrong_is_found_out():
+    """A weight changed behind torch's back: with the question to the network, not without."""
+    net, x = small(), picture((12, 12))
+    net(x)
+    stale = reuse.prepare(seewhy.wrap(net), x)
+    net[0].weight.data.mul_(-1)
+    assert isinstance(stale.answer(x, ask=False), torch.Tensor)
+    assert "another answer" in stale.answer(x, ask=True)
+
+
 @pytest.mark.parametrize(("do", "why"), [
     (lambda x: x * 1.0 if x.sum() > 0 else x, "turned into a number"),
     (lambda x: x + torch.rand_like(x), "random numbers (aten::rand_like)"),

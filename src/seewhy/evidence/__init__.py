@@ -45,6 +45,11 @@ CHECKS: dict[str, Check] = {
         "similarity below 0.90 of what two runs of the method share", "above 0.95 of it",
         "Sixt et al. 2020, sec. 4",
     ),
+    "T4": Check(
+        "Data", "Does the map change when the labels meant nothing?",
+        "excess similarity below 0.75", "above 0.75, against networks that learnt shuffled labels by heart",
+        "Adebayo et al. 2018, sec. 3.2",
+    ),
     "deletion": _number(
         "Deletion", "How high is the score while the most important is hidden first?", "low", "curves:deletion",
         "Petsiuk et al. 2018, sec. 4.1",

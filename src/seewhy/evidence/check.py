@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,8 +25,9 @@ from seewhy.trace.outputs import join
 from seewhy.trace.predict import probabilities
 from seewhy.types import Can, Card, Evidence, Judgement
 
+from .curves import filling, scorer
 from .deletion import gain
-from .networks import networks
+from .networks import KINDS, check_data, networks, permuted
 from .table import Table
 from .verdict import GONE, MEANING, OTHER_CLASS, SAME_CLASS, STAYS, judge
 
@@ -52,7 +54,8 @@ class Question(NamedTuple):
 
 def check(
     model: Any, x: Any, methods: Any, *, target: Any = None, level: str = "quick", seed: int = 0,
-    progress: bool | None = None,
+    progress: bool | None = None, train: Callable[[Any, Tensor], torch.nn.Module] | None = None,
+    data: tuple[Any, Tensor] | None = None,
 ) -> Evidence:  # fmt: skip
     """Whether the maps of some methods depend on what this network learnt: intervals, controls, and one word each.
 
@@ -70,12 +73,16 @@ def check(
         level: "quick" (16 inputs, 4 draws) or "full" (64 inputs, 8 draws).
         seed: of everything that is drawn.
         progress: show a bar on work over two seconds; default: on a terminal.
+        train: of inputs and labels, gives a network of the same kind trained on them until it knows them by heart. It
+            is called once a draw with shuffled labels, for T4.
+        data: those inputs, and their labels [M], whole numbers.
 
     Raises:
-        OptionError: a level or target that is not allowed.
+        OptionError: a level, target or data that are not allowed, or a `train` that gives no new network.
         ModelError: a plain function, or a method that needs what the model cannot give.
     """
     began = time.perf_counter()
+    check_data(train, data)
     count, draws, steps = LEVELS[choose("level", level, LEVELS)]
     model = wrap(model)
     asked = list(methods) if isinstance(methods, (list, tuple)) else [methods]
@@ -105,10 +112,13 @@ def check(
         trained = maps_of(model, asking.target, seed, everything)
         drawing = [m for m in everything if _draws(m)]
         again = {e.method: e for e in (maps_of(model, asking.fixed, seed + 1, drawing) if drawing else ())}
-        table = Table(model, inputs, trained, again, draws)
+        table = Table(model, inputs, trained, again, draws, KINDS if train is None else (*KINDS, "data"))
         problem = ""
-        for net in networks(model, inputs, draws, seed, heads=not callable(asking.fixed)):
-            problem = problem or net.trouble
+        others = networks(model, inputs, draws, seed, heads=not callable(asking.fixed))
+        if train is not None and data is not None:
+            others = itertools.chain(others, permuted(model, train, data, draws, seed))
+        for net in others:
+            problem = problem or ("" if net.kind == "data" else net.trouble)
             aim = asking.fixed
             if len(net.draws) > 1 and not callable(aim):
                 aim = aim + torch.tensor(net.draws) * asking.classes
@@ -116,11 +126,12 @@ def check(
                 table.add(net, maps_of(net.model, aim, seed + 2 + net.draws[0], everything))
             except ModelError as error:
                 problem = problem or f"a network with {net.kind} drawn anew cannot be explained: {error}"
-        gains = {
-            e.method: gain(model, inputs, _each(e, seed), asking.fixed, steps, seed, advance)
-            for e in trained
-            if e.method not in {"edges", "centre"}
-        }
+        scores, filled = scorer(model, inputs, asking.fixed, count=2 * steps), filling(model, inputs)
+        gains = {}
+        for e in trained:
+            if e.method not in {"edges", "centre"}:
+                gains[e.method] = gain(scores, filled, _each(e, seed), inputs.shape[2:], steps, seed)
+                advance(2 * steps * len(inputs))
 
     judged = {}
     for e in trained:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +12,10 @@ from seewhy import maps
 from seewhy.errors import OptionError
 from seewhy.models import tree
 from seewhy.trace import question
-from seewhy.trace.forward import placed, quiet, run
+from seewhy.trace.forward import placed, quiet
 from seewhy.trace.path import resolve_baseline
 from seewhy.trace.predict import probabilities
+from seewhy.trace.reuse import MANY, answering, prepare
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from seewhy.types import Explanation, Inputs, Model
 
 BATCH = 8
+Filled = Callable[["Tensor"], "Inputs"]  # the inputs with what a mask hides filled in
+Scores = Callable[["Inputs"], "Tensor"]  # of points, one for each sample
 
 
 def deletion(
@@ -83,8 +86,8 @@ def road(model: Model, e: Explanation, *, steps: int = 8, ties: int = 1, noise: 
     # the same for all samples, so that no number depends on its batch
     added = noise * np.random.default_rng((seed, 4)).standard_normal(e.input.shape[1:])
 
-    def filled(x: Inputs, hidden: Tensor) -> Inputs:
-        return torch.stack([_imputed(one, mask[0], added) for one, mask in zip(x, hidden, strict=True)])
+    def filled(hidden: Tensor) -> Inputs:
+        return torch.stack([_imputed(one, mask[0], added) for one, mask in zip(e.input, hidden, strict=True)])
 
     shares = [step / (steps + 1) for step in range(1, steps + 1)]
     return _areas(model, e, shares, ties, seed, lambda ranked, share: ranked < share, filled)
@@ -94,29 +97,35 @@ def _curve(
     model: Model, e: Explanation, steps: int, ties: int, fill: Any, seed: int, hides: Callable[[Tensor, float], Tensor]
 ) -> tuple[Tensor, Tensor]:
     x = e.input
+    return _areas(model, e, [step / steps for step in range(1, steps + 1)], ties, seed, hides, filling(model, x, fill))
+
+
+def filling(model: Model, x: Inputs, fill: Any = "blur") -> Filled:
+    """Puts something else where a mask [N, 1, *S] is true."""
     start, _ = resolve_baseline(model, x, 0.0 if model.layout == "NF" and fill == "blur" else fill)
-
-    def filled(points: Inputs, hidden: Tensor) -> Inputs:
-        return torch.where(hidden, start.to(points), points)
-
-    return _areas(model, e, [step / steps for step in range(1, steps + 1)], ties, seed, hides, filled)
+    return lambda hidden: torch.where(hidden.to(x.device), start.to(x), x)
 
 
 def _areas(
     model: Model, e: Explanation, shares: list[float], ties: int, seed: int,
-    hides: Callable[[Tensor, float], Tensor], filled: Callable[[Inputs, Tensor], Inputs],
+    hides: Callable[[Tensor, float], Tensor], filled: Filled,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """[N, K]: means over the curve, and their standard errors from the order of equal values."""
-    x, whole = e.input, at_input(e)
+    whole = at_input(e)
     found = torch.zeros(ties, *whole.shape[:2], dtype=torch.float64)
-    for t in range(ties):
-        for k in range(whole.shape[1]):
-            ranked = order(whole[:, k], np.random.default_rng((seed, t))).view(len(x), 1, *x.shape[2:])
-            for share in shares:
-                hidden = hides(ranked, share)
-                found[t, :, k] += answers(model, filled(x, hidden), e, k) / len(shares)
+    for k in range(whole.shape[1]):
+        scores = explained_scores(model, e, k, count=ties * len(shares))
+        for t in range(ties):
+            ranked = order(whole[:, k], np.random.default_rng((seed, t)))
+            found[t, :, k] = area(scores, (filled(hides(ranked, share)) for share in shares))
     error = found.std(0) / ties**0.5 if ties > 1 else torch.full_like(found[0], torch.nan)
     return found.mean(0), error
+
+
+def area(scores: Scores, stages: Iterable[Inputs]) -> Tensor:
+    """[N]: the mean score over the stages of one curve, each the inputs [N, C, *S] with more hidden."""
+    found = [scores(points) for points in stages]
+    return torch.stack(found).mean(0)
 
 
 def at_input(e: Explanation) -> Tensor:
@@ -126,29 +135,57 @@ def at_input(e: Explanation) -> Tensor:
 
 
 def order(flat: Tensor, draw: np.random.Generator) -> Tensor:
-    """Of maps [N, *S] the place of each position [N, P], 0 for the largest value, up to 1; equal values at random."""
-    flat = flat.flatten(1)
+    """Of maps [N, *S] the place of each position [N, 1, *S], 0 for the largest value, up to 1; equals at random."""
+    shape, flat = flat.shape, flat.flatten(1)
     # one random order for all samples, so that no number depends on its batch
     ties = torch.from_numpy(draw.permutation(flat.shape[1])).expand(flat.shape)
     first = ties.gather(1, (-flat.gather(1, ties)).argsort(dim=1, stable=True))
-    return first.argsort(1) / flat.shape[1]
+    return (first.argsort(1) / flat.shape[1]).view(len(flat), 1, *shape[1:])
 
 
-def answers(model: Model, points: Inputs, e: Explanation, k: int, *, score: str | None = None) -> Tensor:
-    """[N]: the score of target k of each sample at other points; the class's probability, where there are logits."""
+def explained_scores(model: Model, e: Explanation, k: int, *, count: int, score: str | None = None) -> Scores:
+    """How target k of an explanation is scored at other points of its samples."""
     if e.targets is None:
         raise OptionError("this explains a function of the output: only explanations of classes can be measured.")
-    found = []
-    layer, place = reduction(model, e), placed(model, "auto")[1] or points.device
-    with quiet(model), torch.no_grad():
-        for start in range(0, len(points), BATCH):
-            part = slice(start, start + BATCH)
-            done = run(model, points[part].to(place), graph=False, layer=layer)
-            shares, already = probabilities(done.explained, model)
-            plain = shares is None or already or shares.ndim > 2
-            asked = question.Asked(score or ("logit" if plain else "probability"), e.targets[part, k : k + 1].to(place))
-            found.append(question.values_of(question.scored(asked, done.explained, model, rescue=False))[:, 0])
-    return torch.cat(found).double().cpu()
+    return scorer(model, e.input, e.targets[:, k : k + 1], count=count, score=score, layer=reduction(model, e))
+
+
+def scorer(
+    model: Model, x: Inputs, target: Any, *, count: int, score: str | None = None, layer: str | None = None
+) -> Scores:
+    """A function from other points [N, C, *S], one for each sample, to the score of each [N].
+
+    Args:
+        model: who answers.
+        x: the inputs.
+        target: the class of each [N, 1], or a function of the output.
+        count: how often it will be asked; many times make a record of the network worth it.
+        score: of a class; default: its probability where the network gives logits, else the score itself.
+        layer: whose output is scored; None: the network's own.
+    """
+    place = placed(model, "auto")[1] or x.device
+    many = model.module is not None and layer is None and count * len(x) >= MANY
+    outputs = answering(model, prepare(model, x[:1].to(place)) if many else "few", layer)
+
+    def scores(points: Inputs) -> Tensor:
+        found = []
+        with quiet(model), torch.no_grad():
+            for start in range(0, len(points), BATCH):
+                part = slice(start, start + BATCH)
+                output = outputs(points[part].to(place))
+                rows = target if callable(target) else target[part].to(place)
+                how = score or ("logit" if callable(target) or _bare(output, model) else "probability")
+                asked = question.resolve(rows, how, model, output, slice(None))
+                found.append(question.values_of(question.scored(asked, output, model, rescue=False))[:, 0])
+        return torch.cat(found).double().cpu()
+
+    return scores
+
+
+def _bare(output: Any, model: Model) -> bool:
+    """Whether the scores are no logits of several classes."""
+    shares, already = probabilities(output, model)
+    return shares is None or already or shares.ndim > 2 or shares.shape[1] < 2
 
 
 def reduction(model: Model, e: Explanation) -> str | None:

@@ -14,7 +14,7 @@ from seewhy.methods.draws import normal
 from seewhy.methods.explain import explain
 from seewhy.trace.layout import own
 
-from .curves import answers, at_input, reduction
+from .curves import at_input, explained_scores, reduction
 from .similarity import ranks
 
 if TYPE_CHECKING:
@@ -44,11 +44,12 @@ def infidelity(
     phi = e.values.double() if e.values.shape[2:] == x.shape[1:] else at_input(e).unsqueeze(2)
     found = torch.zeros(samples, 2, *e.values.shape[:2], dtype=torch.float64)
     for k in range(phi.shape[1]):
-        here = answers(model, x, e, k, score=e.score)
+        scores = explained_scores(model, e, k, count=samples, score=e.score)
+        here = scores(x)
         for j in range(samples):
             push = _noise(x, sigma, j, seed)
             said = (phi[:, k] * (push if phi.shape[2] == x.shape[1] else push.sum(1, keepdim=True))).flatten(1).sum(1)
-            found[j, :, :, k] = torch.stack([said, here - answers(model, x - push, e, k, score=e.score)])
+            found[j, :, :, k] = torch.stack([said, here - scores(x - push)])
     said, true = found[:, 0], found[:, 1]
     if normalize:
         square = (said**2).mean(0)

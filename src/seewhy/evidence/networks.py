@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from seewhy.errors import ModelError
+from seewhy.errors import ModelError, OptionError
 from seewhy.models import tree
 from seewhy.trace.choice import inherit
-from seewhy.trace.forward import quiet, run
+from seewhy.trace.forward import quiet, ready, run
 from seewhy.trace.layout import own
 from seewhy.trace.outputs import join, tensors
 from seewhy.trace.watch import told
@@ -30,7 +31,11 @@ KINDS = ("top", "half", "all", "bottom")
 ALIVE = 30.0  # how far the spread of the layers' outputs may be from the trained ones, as a factor
 ALIKE = 0.5  # rank correlation of the scores, above which a network without learnt weights still answers as before
 BATCH = 8
+LEARNT = 0.95  # share of shuffled labels that a network must know by heart
 COUNTED = 2  # inputs on which the spread of the layers is looked at
+
+
+Train = Callable[[Any, Tensor], torch.nn.Module]
 
 
 class Net(NamedTuple):
@@ -56,13 +61,14 @@ def networks(model: Model, x: Inputs, draws: int, seed: int, *, heads: bool) -> 
     half = len(rows) // 2
     parts = {"top": rows[-1:], "half": rows[half:], "all": rows, "bottom": rows[:-1]}
     usual, scores, likeness = _spreads(model, x), _scores(model, x), list[float]()
+    channels_last = _works_channels_last(model, x)
     several = _heads(model, x, rows[-1], draws, seed) if heads else None
     if several is not None:
         yield Net("top", list(range(draws)), several)
         del parts["top"]
     for draw in range(draws):
         for kind, part in parts.items():
-            twin, trouble = _alive(model, x, everything, part, usual, seed + 1 + draw)
+            twin, trouble = _alive(model, x, everything, part, usual, seed + 1 + draw, channels_last)
             if not trouble and kind == "all" and scores.shape[1] >= FEW:
                 likeness.append(float((ranks(scores) * ranks(_scores(twin, x))).sum(-1).mean()))
                 alike = sum(likeness) / draws  # of all draws: of few classes, one network ranks alike by chance
@@ -70,6 +76,52 @@ def networks(model: Model, x: Inputs, draws: int, seed: int, *, heads: bool) -> 
                     trouble = f"without learnt weights the scores still rank as before ({alike:.2f} > {ALIKE})"
             inherit(model, twin)
             yield Net(kind, [draw], twin, trouble)
+
+
+def permuted(model: Model, train: Train, data: tuple[Tensor, Tensor], draws: int, seed: int) -> Iterator[Net]:
+    """Networks that learnt the same inputs with shuffled labels: what they answer has nothing to do with what is seen.
+
+    Adebayo et al. 2018, section 3.2. One that did not learn its labels by heart says nothing; `trouble` says so.
+    """
+    inputs, labels = data
+    for draw in range(draws):
+        order = np.random.default_rng((seed, 6, draw)).permutation(len(labels))
+        shuffled = labels[torch.from_numpy(order)]
+        network = train(inputs, shuffled)
+        if not isinstance(network, torch.nn.Module) or network is model.module:
+            raise OptionError(
+                f"train gave a {type(network).__name__}: a new torch module, trained on what it is given."
+            )
+        call = model.call
+        forward = network if call is None else partial(call, network)
+        twin = replace(model, forward=forward, module=network, name=f"{model.name}, labels shuffled")
+        _, prepared = ready(twin, inputs)
+        right = float((_scores(twin, prepared).argmax(1) == shuffled).double().mean())
+        why = (
+            f"a network trained on shuffled labels knows {right:.0%} of them, {LEARNT:.0%} are needed: train it longer"
+        )
+        inherit(model, twin)
+        yield Net("data", [draw], twin, why if right < LEARNT else "")
+
+
+def check_data(train: Any, data: Any) -> None:
+    """Refuse what no twin can be trained from.
+
+    Raises:
+        OptionError: one without the other, or labels that are no whole numbers, one an input.
+    """
+    if train is None and data is None:
+        return
+    if not callable(train) or not isinstance(data, tuple) or len(data) != 2:
+        raise OptionError(
+            "train and data go together: train(inputs, labels) gives a network, data=(inputs, labels) what it learns."
+        )
+    inputs, labels = data
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.shape != (len(inputs),):
+        given = list(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+        raise OptionError(f"data: the labels are {given}; a tensor of {len(inputs)} whole numbers is needed.")
+    if len(labels.unique()) < 2:
+        raise OptionError("data: there is one label only, which cannot be shuffled.")
 
 
 def _heads(model: Model, x: Inputs, last: list[str], draws: int, seed: int) -> Model | None:
@@ -111,9 +163,25 @@ def _heads(model: Model, x: Inputs, last: list[str], draws: int, seed: int) -> M
     return replace(model, forward=forward, labels=None)
 
 
+def _works_channels_last(model: Model, x: Inputs) -> bool:
+    """Whether a copy works with channels last in memory, which convolutions are quicker with."""
+    copied = drawn(model, set(), "init", 0)
+    assert copied.module is not None
+    weights = list(copied.module.parameters())
+    if x.ndim != 4 or not any(w.ndim == 4 for w in weights) or any(w.ndim == 5 for w in weights):
+        return False
+    copied.module.to(memory_format=torch.channels_last)
+    try:
+        _scores(copied, x[:2])
+    except ModelError:  # it looks at its features in a way that needs the other order
+        return False
+    return True
+
+
 def _alive(
-    model: Model, x: Inputs, rows: list[tuple[str, list[str]]], part: list[list[str]], usual: list[float], seed: int
-) -> tuple[Model, str]:
+    model: Model, x: Inputs, rows: list[tuple[str, list[str]]], part: list[list[str]], usual: list[float], seed: int,
+    channels_last: bool,
+) -> tuple[Model, str]:  # fmt: skip
     """A copy with a part drawn anew, and what is wrong with it."""
     names = {name for owned in part for name in owned}
     first = next((n for n, (_, owned) in enumerate(rows) if owned in part), len(rows))
@@ -121,6 +189,8 @@ def _alive(
     trouble = ""
     for how in ("init", "permute"):
         twin = drawn(model, names, how, seed)
+        if channels_last and twin.module is not None:
+            twin.module.to(memory_format=torch.channels_last)
         settle(twin, layers, own(x, model.layout))
         trouble = _dead(usual, _spreads(twin, x))
         if not trouble:

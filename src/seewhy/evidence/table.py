@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,21 +24,30 @@ class Table:
     """Similarities as they come in; ranks of the trained maps are kept, those of the others are not."""
 
     def __init__(
-        self, model: Model, x: Inputs, trained: list[Explanation], again: dict[str, Explanation], draws: int
+        self,
+        model: Model,
+        x: Inputs,
+        trained: list[Explanation],
+        again: dict[str, Explanation],
+        draws: int,
+        kinds: Sequence[str] = KINDS,
     ) -> None:
         n = len(x)
         flat = {e.method: e.maps.abs().flatten(2) for e in trained}
         self.maps = {name: [ranked(one) for one in found.unbind(1)] for name, found in flat.items()}  # class by class
         self.forced = {e.method: ranked(_forced(model, x, e)) for e in trained}
         self.own = {e.method: _products(self.maps[e.method][0], again.get(e.method)) for e in trained}
-        self.same = {name: {k: np.zeros((n, draws)) for k in KINDS} for name in self.maps}
-        self.partial = {name: {k: np.zeros((n, draws)) for k in KINDS} for name in self.maps}
-        self.cross = {name: {k: np.zeros((n, n, draws)) for k in KINDS} for name in self.maps}
+        self.same = {name: {k: np.zeros((n, draws)) for k in kinds} for name in self.maps}
+        self.partial = {name: {k: np.zeros((n, draws)) for k in kinds} for name in self.maps}
+        self.cross = {name: {k: np.zeros((n, n, draws)) for k in kinds} for name in self.maps}
+        self.untaught = ""
         self.shown = {e.method: {"trained": e.maps[:, 0]} for e in trained}
         self.constant: dict[str, list[int]] = {name: [0, 0] for name in self.maps}
 
     def add(self, net: Net, found: list[Explanation]) -> None:
         """The maps of one network, of all its draws."""
+        if net.kind == "data":
+            self.untaught = self.untaught or net.trouble
         for e in found:
             trained = self.maps[e.method][0]
             for column, draw in enumerate(net.draws):
@@ -64,6 +74,7 @@ class Table:
             other_partial=np.stack([partial(first, o, forced) for o in others], 1) if others else None,
             gain=gained,
             no_classes=no_classes,
+            untaught=self.untaught,
         )
 
     def notes(self) -> list[str]:

@@ -56,6 +56,7 @@ class Similarities:
     other_partial: Float[np.ndarray, "N R"] | None
     gain: Float[np.ndarray, " N"] | None
     no_classes: str = ""  # why `other` is None
+    untaught: str = ""  # why the networks that learnt shuffled labels say nothing
 
 
 def judge(found: Similarities, *, several: int, needed: int) -> Judgement:
@@ -70,7 +71,8 @@ def judge(found: Similarities, *, several: int, needed: int) -> Judgement:
     n, draws = next(iter(found.same.values())).shape
     if n < FEW:
         reason = f"{n} input{'s' * (n > 1)}: at least {FEW} are needed for an interval, {needed} are recommended"
-        tests = {name: Finding("INCONCLUSIVE", np.nan, np.nan, np.nan, reason) for name in ("T0", "T1", "T2", "T3")}
+        names = ("T0", "T1", "T2", "T3", *(["T4"] if "data" in found.same else []))
+        tests = {name: Finding("INCONCLUSIVE", np.nan, np.nan, np.nan, reason) for name in names}
         return Judgement("INCONCLUSIVE", reason, tests, _means(found))
 
     def excess(kind: str) -> Interval:
@@ -106,6 +108,8 @@ def judge(found: Similarities, *, several: int, needed: int) -> Judgement:
     gone, bottom = (mean(found.partial[k]) if confounded else excess(k) for k in ("all", "bottom"))
     tests["T2"] = blind("all") or _cascade(gone, bottom, confounded)
     tests["T3"] = _classes(found, mean, confounded)
+    if "data" in found.same:
+        tests["T4"] = blind("data") or _labels(mean(found.partial["data"]) if confounded else excess("data"), found)
     verdict, reason = _word(tests, confounded)
     return Judgement(verdict, reason, tests, _means(found))
 
@@ -166,10 +170,20 @@ def _classes(found: Similarities, mean: Mean, confounded: bool) -> Finding:
     return Finding("INCONCLUSIVE", *s, f"the interval is not below {OTHER_CLASS}")
 
 
+def _labels(e: Interval, found: Similarities) -> Finding:
+    if found.untaught:
+        return Finding("INCONCLUSIVE", *e, found.untaught)
+    if e.low > STAYS:
+        return Finding("FAIL", *e, f"it stays although the labels meant nothing ({e.low:.2f} > {STAYS})")
+    if e.high < STAYS:
+        return Finding("PASS", *e, f"it changes with what the labels mean ({e.high:.2f} < {STAYS})")
+    return Finding("INCONCLUSIVE", *e, f"the interval holds {STAYS}")
+
+
 def _word(tests: Mapping[str, Finding], confounded: bool) -> tuple[str, str]:
     """FAIL > CONFOUNDED > INCONCLUSIVE > PASS."""
-    for name in ("T1", "T3"):
-        if tests[name].verdict == "FAIL":
+    for name in ("T1", "T3", "T4"):
+        if name in tests and tests[name].verdict == "FAIL":
             return "FAIL", f"{name}: {tests[name].reason}"
     if confounded:
         return "CONFOUNDED", f"T1: {tests['T1'].reason}"

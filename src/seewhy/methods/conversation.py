@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +14,7 @@ from seewhy.trace.forward import run
 from seewhy.trace.layout import masked
 from seewhy.trace.path import resolve_baseline, resolve_fill, resolve_references
 from seewhy.trace.question import gradients, scored, values_of
-from seewhy.trace.reuse import prepare
+from seewhy.trace.reuse import MANY, Prepared, answering, prepare
 from seewhy.types import Attribution, Evaluations, GradientsAt, ScoresAt, ScoresHiding, ScoresUnder
 
 from .draws import normal, uniform
@@ -28,6 +28,8 @@ BLOCK = 32  # points whose gradients a kernel gets at once; a larger batch only 
 FEWEST, LARGEST = 8, 0.5  # windows that make preparing worth it, and their share of the input
 PATCHES = 32  # cut out at once
 WIDE, WIDEST = 2**25, 512  # bytes of a layer's features, and masks, that go through the rest of a network at once
+
+Ready = Callable[[int], Prepared | str]  # what is known of one sample, by its number
 
 
 def conversations(scene: Scene, members: list[Member]) -> list[Given]:
@@ -54,11 +56,15 @@ def _follow(scene: Scene, member: Member) -> Given:
     spent = [len(x), 0]
     replayed: list[str] = []
 
+    @lru_cache(maxsize=1)  # what it keeps is large
+    def ready(n: int) -> Prepared | str:
+        return prepare(scene.model, x[n : n + 1])
+
     def answer(question: GradientsAt | ScoresAt | ScoresUnder | ScoresHiding) -> Tensor:
         if isinstance(question, ScoresUnder):
             return _under(scene, question, spent, replayed)
         if isinstance(question, ScoresHiding):
-            return _hiding(scene, question, spent, replayed)
+            return _hiding(scene, question, ready, spent, replayed)
         wanted = isinstance(question, GradientsAt)
         points = question.points
         samples = range(len(x)) if question.row is None else [question.row]
@@ -86,27 +92,30 @@ def _follow(scene: Scene, member: Member) -> Given:
     return Given(given._replace(notes=notes), Evaluations(*spent))
 
 
-def _hiding(scene: Scene, question: ScoresHiding, spent: list[int], replayed: list[str]) -> Tensor:
+def _hiding(scene: Scene, question: ScoresHiding, ready: Ready, spent: list[int], replayed: list[str]) -> Tensor:
     """Scores while parts of the input are hidden; only what they change is computed, where the network allows it."""
     x = scene.done.x.detach()
     rows = torch.arange(len(x)) if question.row is None else torch.tensor([question.row])
     x, fill = x[rows], question.fill[rows]
     if question.windows is not None and scene.layer is None:
-        found, reason = _in_windows(scene, question, rows, x, fill)
+        found, reason = _in_windows(scene, question, ready, rows, x, fill)
         if found is not None:
             spent[0] += len(found) * len(rows)
             return found
         if reason:
             replayed.append(f"every mask ran through the whole network: {reason}")
 
+    many = scene.layer is None and scene.model.module is not None and question.number * len(rows) >= MANY
+    outputs = answering(scene.model, ready(int(rows[0])) if many else "few", scene.layer)
+
     def part(start: int, stop: int) -> Tensor:
         hidden = question.hidden(start, stop).to(x.device)
         points: Tensor = torch.where(hidden, fill, x) if hidden.dtype == torch.bool else x + hidden.to(x) * (fill - x)
-        done = run(scene.model, points.flatten(0, 1), graph=False, layer=scene.layer)
+        given = outputs(points.flatten(0, 1))
         asked = scene.asked.take(rows.repeat(stop - start).to(x.device))
-        spent[0] += len(done.x)
-        scene.advance(len(done.x))
-        found: Tensor = values_of(scored(asked, done.explained, scene.model, rescue=False))
+        spent[0] += (stop - start) * len(rows)
+        scene.advance((stop - start) * len(rows))
+        found: Tensor = values_of(scored(asked, given, scene.model, rescue=False))
         return found.reshape(stop - start, len(rows), -1)
 
     room = [max(1, scene.room[0] // len(rows))]
@@ -114,7 +123,7 @@ def _hiding(scene: Scene, question: ScoresHiding, spent: list[int], replayed: li
 
 
 def _in_windows(
-    scene: Scene, question: ScoresHiding, rows: Tensor, x: Tensor, fill: Tensor
+    scene: Scene, question: ScoresHiding, ready: Ready, rows: Tensor, x: Tensor, fill: Tensor
 ) -> tuple[Tensor | None, str]:
     """[M, n, K], or None and the reason, which is empty where there is nothing to gain."""
     windows, size = question.windows, torch.tensor(x.shape[2:])
@@ -133,8 +142,8 @@ def _in_windows(
             for mask, start in zip(hidden[:, 0].to(x.device), starts[first:last].tolist(), strict=True):
                 place = (slice(None), *(slice(a, a + b) for a, b in zip(start, side.tolist(), strict=True)))
                 patches.append(torch.where(mask.expand(x.shape[1:])[place], fill[n][place], x[n][place]))
-        ready = prepare(scene.model, x[n : n + 1])
-        given = ready if isinstance(ready, str) else ready.run(
+        known = ready(int(rows[n]))
+        given = known if isinstance(known, str) else known.run(
             starts, torch.stack(patches), max_memory=scene.memory, **({"masks": scene.room[0]} if scene.bounded else {})
         )  # fmt: skip
         if isinstance(given, str):

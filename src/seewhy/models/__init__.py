@@ -25,7 +25,7 @@ def wrap(
     layout: str | None = None,
     forward: Callable[[Any, torch.Tensor], Any] | None = None,
 ) -> Model:
-    """Say what is known about a network. The network itself is not touched; behind a compiled one the original is used.
+    """Say what is known about a network. The network itself is not touched; behind a compiled or parallel one the original is used.
 
     Args:
         network: a `torch.nn.Module`, a Keras 3 model (with gradients and layers where Keras runs on torch; a softmax
@@ -53,6 +53,8 @@ def wrap(
     if keras3.is_layer(network):
         return _keras(network, labels, prepare, layout, forward)
     if isinstance(network, torch.nn.Module):
+        while isinstance(network, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+            network = network.module  # a map is of one network
         network = getattr(network, "_orig_mod", network)  # behind torch.compile: what it compiles can be looked into
     module = network if isinstance(network, torch.nn.Module) else None
     if hasattr(network, "get_inputs") and hasattr(network, "run"):

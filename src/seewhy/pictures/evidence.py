@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from seewhy import maps
 from seewhy.errors import OptionError
+from seewhy.evidence import CHECKS
 
 from .sheet import DPI, PANEL, draw_input, draw_map, input_picture, strongest_slice
 from .table import table
@@ -34,10 +35,11 @@ KINDS = {"trained": "Trained", "top": "Last layer\ndrawn anew", "half": "Upper h
 
 def text(given: Evidence) -> str:
     """A row a method: the word, the four tests with their intervals, the reason; then the controls and the notes."""
-    heads = ("method", "verdict", "T0 informative", "T1 top layer", "T2 cascade", "T3 class")
+    known = [name for name in CHECKS if name in next(iter(given.methods.values())).tests]
+    heads = ("method", "verdict", *(f"{name} {CHECKS[name].title.lower()}" for name in known))
     groups = ((given.methods, ""), (given.controls, " (control)"))
     rows = [
-        (name + mark, one.verdict, *(_cell(one.tests[test]) for test in ("T0", "T1", "T2", "T3")))
+        (name + mark, one.verdict, *(_cell(one.tests[test]) for test in known))
         for group, mark in groups
         for name, one in group.items()
     ]

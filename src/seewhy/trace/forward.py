@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from seewhy.errors import InputError, ModelError, OptionError
 from seewhy.models import tree, wrap
@@ -147,10 +148,27 @@ def ready(model: Any, x: Any, device: str = "auto") -> tuple[Model, Inputs]:
     if not finite(x):
         bad = int((~x.isfinite()).sum())
         raise InputError(f"the input holds {bad} NaN or infinite values of {x.numel()}: clean it first.")
+    _check_weights(model)
     model, place = placed(model, device)
     weight = next((w for w in _weights(model) if w.is_floating_point()), x)
     dtype = weight.dtype if weight.is_floating_point() else torch.float32
     return model, canonical(x.detach().to(place or x.device, dtype), model.layout)
+
+
+def _check_weights(model: Model) -> None:
+    """Refuse weights without values, before a forward could make some.
+
+    Raises:
+        ModelError: there are such.
+    """
+    for name, weight in () if model.module is None else tree.weights(model.module):
+        if is_lazy(weight):
+            raise ModelError(f"{model.name} has no values for {name!r} yet (a lazy layer): call it once on an input.")
+        if weight.is_meta:
+            raise ModelError(
+                f"{model.name} has no values for {name!r}: it lies on the meta device. Load weights into it first, with "
+                "network.to_empty(device='cpu') and load_state_dict, or load_state_dict(..., assign=True)."
+            )
 
 
 def placed(model: Model, device: str) -> tuple[Model, torch.device | None]:

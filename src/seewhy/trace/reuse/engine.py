@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from seewhy.models.folded import folded
 from seewhy.models.tape import Step, Tape, Unrecorded, done, last_reads, record, store
-from seewhy.trace.forward import out_of_memory, quiet
+from seewhy.trace.forward import out_of_memory, quiet, run
 from seewhy.trace.layout import own
+from seewhy.trace.outputs import finite
 
 from .carry import again, carried, in_place
 from .linear import joined
@@ -25,6 +27,7 @@ from .windows import Change, Window, groups
 if TYPE_CHECKING:
     from seewhy.types import Inputs, Model
 
+MANY = 24  # pictures that make a record worth it, whose steps are quicker than the network
 SHARE = 0.65  # of a layer in a window, above which all of it is computed
 MASKS = 32  # worked through together
 FEW = 2**16  # numbers a mask; so few are gathered from all masks before they are worked on
@@ -86,6 +89,32 @@ class Prepared:
             except Unrecorded as reason:
                 return str(reason)
 
+    @cached_property
+    def steps(self) -> list[tuple[Step, list[int]]]:
+        """All of the record, to be done for whole pictures."""
+        return timed(self.tape.steps, {self.tape.result}, self.tape)
+
+    def answer(self, points: Tensor, *, ask: bool) -> Tensor | str:
+        """What the network gives for other pictures, from its record: batch norms folded, channels last.
+
+        Args:
+            points: [M, C, *S] like `x`.
+            ask: ask the network itself for the first of them too, and compare.
+
+        Returns:
+            [M, ...], or the reason why it cannot be told.
+        """
+        with quiet(self.model), torch.no_grad():
+            try:
+                _check_weights(self.tape)
+                given = {self.tape.source: _laid(points).unsqueeze(1)}
+                output = _whole(self.steps, given, self.tape)[self.tape.result].squeeze(1)
+                if ask:
+                    _check(self.model, points[:1], output[0])
+                return output
+            except Unrecorded as reason:
+                return str(reason)
+
 
 def prepare(model: Model, x: Inputs) -> Prepared | str:
     """Let the network see one picture and keep what each layer gave.
@@ -101,9 +130,8 @@ def prepare(model: Model, x: Inputs) -> Prepared | str:
         return f"the input is {str(x.dtype).removeprefix('torch.')} of shape {list(x.shape)}"
     if torch.is_autocast_enabled(x.device.type):
         return "autocast changes the precision on the way"
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     with quiet(model), torch.no_grad():
-        seen = x.detach().clone(memory_format=formats.get(x.ndim, torch.contiguous_format))
+        seen = _laid(x.detach().clone())
         try:
             return Prepared(model, x, joined(folded(record(lambda z: model.forward(own(z, model.layout)), seen))))
         except Unrecorded as reason:
@@ -114,10 +142,33 @@ def prepare(model: Model, x: Inputs) -> Prepared | str:
             return f"it cannot be recorded: {error}"
 
 
+def answering(model: Model, known: Prepared | str, layer: str | None = None) -> Callable[[Inputs], Any]:
+    """A function from other pictures to what the network, or one of its layers, gives for them.
+
+    Args:
+        model: who answers.
+        known: what `prepare` gave; a reason: the network itself is asked each time.
+        layer: whose output is wanted; None: the network's own.
+    """
+    quick = [] if isinstance(known, str) or layer is not None else [known]  # emptied where it cannot answer
+    ask = True
+
+    def outputs(points: Inputs) -> Any:
+        nonlocal ask
+        if quick:
+            given = quick[0].answer(points, ask=ask)
+            ask = False
+            if isinstance(given, Tensor) and finite(given):
+                return given
+            quick.clear()
+        return run(model, points, graph=False, layer=layer).explained
+
+    return outputs
+
+
 def _run(prepared: Prepared, starts: Tensor, patch: Tensor, masks: int, share: float, max_memory: int | None) -> Tensor:
     tape, x = prepared.tape, prepared.x
-    if not tape.unchanged():
-        raise Unrecorded("the weights have changed since it was prepared")
+    _check_weights(tape)
     window = Window(starts.cpu().numpy().astype(np.int64), tuple(patch.shape[2:]))
     cut = late(tape)
     made, waiting = [], []
@@ -134,8 +185,23 @@ def _run(prepared: Prepared, starts: Tensor, patch: Tensor, masks: int, share: f
     sorted_ = torch.cat(made)
     output = torch.empty_like(sorted_)
     output[torch.from_numpy(np.concatenate(order)).to(output.device)] = sorted_
-    _check(prepared, starts, patch, output)
+    chosen = int(torch.randint(len(starts), (), generator=torch.Generator().manual_seed(len(starts))))
+    place = tuple(slice(s, s + n) for s, n in zip(starts[chosen].tolist(), patch.shape[2:], strict=True))
+    replaced = x.clone()
+    replaced[0][(slice(None), *place)] = patch[chosen if len(patch) > 1 else 0].to(x)
+    _check(prepared.model, replaced, output[chosen])
     return output
+
+
+def _laid(x: Tensor) -> Tensor:
+    """With channels last in memory."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return x.contiguous(memory_format=formats.get(x.ndim, torch.contiguous_format))
+
+
+def _check_weights(tape: Tape) -> None:
+    if not tape.unchanged():
+        raise Unrecorded("the weights have changed since it was prepared")
 
 
 def _group(plan: Plan, patch: Tensor, max_memory: int | None) -> list[dict[int, Tensor]]:
@@ -298,18 +364,14 @@ def _size(change: Change) -> int:
     return math.prod(change.shape) // max(1, math.prod(change.lengths)) * math.prod(change.window.size)
 
 
-def _check(prepared: Prepared, starts: Tensor, patch: Tensor, output: Tensor) -> None:
-    """Ask the network itself about one mask, by chance."""
-    chosen = int(torch.randint(len(starts), (), generator=torch.Generator().manual_seed(len(starts))))
-    x = prepared.x.clone()
-    place = tuple(slice(s, s + n) for s, n in zip(starts[chosen].tolist(), patch.shape[2:], strict=True))
-    x[0][(slice(None), *place)] = patch[chosen if len(patch) > 1 else 0].to(x)
-    expected = prepared.model.forward(own(x, prepared.model.layout))
+def _check(model: Model, x: Tensor, output: Tensor) -> None:
+    """Ask the network itself about one of the pictures."""
+    expected = model.forward(own(x, model.layout))
     if expected.numel() == 0:
         raise Unrecorded("its output is empty")
-    if expected.shape[1:] != output.shape[1:]:
-        raise Unrecorded(f"one mask gave shape {list(output.shape[1:])}, not {list(expected.shape[1:])}")
+    if expected.shape[1:] != output.shape:
+        raise Unrecorded(f"one mask gave shape {list(output.shape)}, not {list(expected.shape[1:])}")
     rounded = x.is_cuda and x.dtype == torch.float32 and torch.backends.cudnn.allow_tf32
     allowed = (TF32 if rounded else ROUNDING * torch.finfo(x.dtype).eps) * expected.abs().max()
-    if not bool((expected[0] - output[chosen]).abs().max() <= allowed):
+    if not bool((expected[0] - output).abs().max() <= allowed):
         raise Unrecorded("one mask, asked of the whole network, gave another answer")
