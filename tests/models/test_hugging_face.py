@@ -24,7 +24,9 @@ def vit(**more):
 
 def resnet(**more):
     torch.manual_seed(0)
-    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic", **more)
+    config = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic", **more
+    )
     return transformers.ResNetForImageClassification(config).eval()
 
 

@@ -323,6 +323,7 @@ def _signature() -> inspect.Signature:
         "inputs": (inspect.Parameter.empty, Inputs),
         "model": ("lite0", Network),
         "code": (False, Code),
+        "download": (False, Download),
         "method": ([DEFAULT], Annotated[list[str], typer.Option(help="Repeat it for several; see 'seewhy methods'.")]),
         "target": (None, Annotated[list[str] | None, typer.Option(
             help="Class index or label, repeated for several, or top3 (default: the best class).")]),

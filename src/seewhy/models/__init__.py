@@ -25,7 +25,8 @@ def wrap(
     layout: str | None = None,
     forward: Callable[[Any, torch.Tensor], Any] | None = None,
 ) -> Model:
-    """Say what is known about a network. The network itself is not touched; behind a compiled or parallel one the original is used.
+    """Say what is known about a network. The network itself is not touched; behind a compiled or
+    parallel one the original is used.
 
     Args:
         network: a `torch.nn.Module`, a Keras 3 model (with gradients and layers where Keras runs on torch; a softmax
@@ -53,11 +54,12 @@ def wrap(
     if keras3.is_layer(network):
         return _keras(network, labels, prepare, layout, forward)
     if isinstance(network, torch.nn.Module):
-        while isinstance(network, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
-            network = network.module  # a map is of one network
-        network = getattr(network, "_orig_mod", network)  # behind torch.compile: what it compiles can be looked into
+        network = _inside(network)
     module = network if isinstance(network, torch.nn.Module) else None
-    if hasattr(network, "get_inputs") and hasattr(network, "run"):
+    lacks = ""
+    if module is not None and _quantised(module):
+        call, can, lacks = network, Can.SCORES, QUANTISED
+    elif hasattr(network, "get_inputs") and hasattr(network, "run"):
         call, can = session(network), Can.SCORES
     elif module is None:
         call, can = tensors_or_arrays(network), Can.SCORES | Can.GRADIENTS
@@ -67,12 +69,31 @@ def wrap(
         forward=call if forward is None else (lambda x: forward(network, x)),
         module=module,
         can=can,
+        lacks=lacks,
         labels=None if labels is None else tuple(map(str, labels)),
         layout=layout,
         preparation=prepare,
         name=getattr(network, "__name__", type(network).__name__),
         call=forward,
     )
+
+
+def _inside(network: torch.nn.Module) -> torch.nn.Module:
+    """What torch.compile compiles, which can be looked into, and what is spread over devices: a map is of one."""
+    while True:
+        if isinstance(network, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+            network = network.module
+        elif hasattr(network, "_orig_mod"):
+            network = network._orig_mod  # type: ignore[assignment]
+        else:
+            return network
+
+
+def _quantised(network: torch.nn.Module) -> bool:
+    return any(".quantized" in type(part).__module__ for part in network.modules())
+
+
+QUANTISED = "it is quantised: whole numbers have no gradient; explain the network from before, or the scores alone"
 
 
 def _keras(

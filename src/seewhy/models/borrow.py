@@ -29,6 +29,7 @@ def borrowed(module: torch.nn.Module | None) -> Iterator[None]:
         return
     parts = list(module.modules())
     # one walk, tied weights once; `parameters()` would cost as much as a small layer
+    weights: dict[int, torch.Tensor]
     weights = {id(w): w for part in parts for w in part._parameters.values() if w is not None}
     if keras3.is_layer(module):
         weights |= {id(w): w for _, w in keras3.variables(module)}

@@ -143,7 +143,10 @@ def children(layer: Any) -> dict[str, nn.Module]:
     """The layers inside a layer, in Keras' own names."""
     inside = layer._flatten_layers(include_self=False, recursive=False)
     skipped = sys.modules["keras"].layers.InputLayer
-    found = {part.name: part for part in inside if not isinstance(part, skipped) and isinstance(part, nn.Module)}
+    found: dict[str, nn.Module] = {}
+    for part in inside:
+        if isinstance(part, nn.Module) and not isinstance(part, skipped):
+            found[str(part.name)] = part
     torch_own = getattr(layer, "module", None)  # a torch module that Keras wrapped
     if isinstance(torch_own, nn.Module) and not is_layer(torch_own):
         found["module"] = torch_own
@@ -163,7 +166,9 @@ def variables(model: Any) -> Iterator[tuple[str, Tensor]]:
 
 def fresh(layer: Any, name: str, weight: Tensor, seed: int) -> Tensor | None:
     """Values from the layer's own initialiser for one of its weights; None where it names none."""
-    found = getattr(layer, f"{name}_initializer", None) or getattr(layer, f"{name.removesuffix('_kernel')}_initializer", None)
+    found = getattr(layer, f"{name}_initializer", None) or getattr(
+        layer, f"{name.removesuffix('_kernel')}_initializer", None
+    )
     if found is None or not hasattr(found, "get_config"):
         return None
     settings = found.get_config()

@@ -119,7 +119,9 @@ def _hugging_face(rest: str) -> Model:
         )
     except Exception as error:  # damaged and hostile files raise anything
         first = str(error).strip().split("\n")[0]
-        raise ModelError(f"hf:{rest}: cannot be read as an image classifier ({type(error).__name__}: {first})") from error
+        raise ModelError(
+            f"hf:{rest}: cannot be read as an image classifier ({type(error).__name__}: {first})"
+        ) from error
     names = getattr(module.config, "id2label", None) or {}
     labels = [names.get(i, str(i)) for i in range(len(names))]
     given = all(label != f"LABEL_{i}" for i, label in enumerate(labels))
@@ -245,9 +247,7 @@ def _fetched(name: str, work: Callable[[], Any]) -> Any:
         return work()
     except Exception as error:  # what fails on the way is of many kinds
         first = str(error).strip().split("\n")[0]
-        raise ModelError(
-            f"{name}: cannot be made or its weights fetched ({type(error).__name__}: {first})"
-        ) from error
+        raise ModelError(f"{name}: cannot be made or its weights fetched ({type(error).__name__}: {first})") from error
 
 
 def _parts(rest: str) -> tuple[str, str | None]:
@@ -256,7 +256,11 @@ def _parts(rest: str) -> tuple[str, str | None]:
 
 
 def _filled(
-    module: torch.nn.Module, name: str, file: str | None, card: Card | None, labels: tuple[str, ...] | None,
+    module: torch.nn.Module,
+    name: str,
+    file: str | None,
+    card: Card | None,
+    labels: tuple[str, ...] | None,
     fetched: bool = False,
 ) -> Model:
     """The architecture with the weights of a file."""

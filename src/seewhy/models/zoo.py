@@ -31,8 +31,9 @@ def load(
     Args:
         spec: "lite0" (EfficientNet-Lite0 for the 1,000 classes of ImageNet, embedded in the `demo` extra, on the GPU
             when there is one); "timm:NAME@FILE" and "torchvision:NAME@FILE" (random weights without a file);
-            "keras:FILE" (.keras, .h5, .hdf5; without layers that hold code); "onnx:FILE" or a bare "FILE.onnx" (answers only: methods that need no gradient); "hf:DIR" (an image classifier of transformers with safetensors); "pt2:FILE"
-            (torch.export), "ts:FILE" (TorchScript); "py:package.module:factory", which runs your code.
+            "hf:DIR" (an image classifier of transformers, with safetensors); "keras:FILE" (.keras, .h5, .hdf5, without
+            layers that hold code); "onnx:FILE" or a bare "FILE.onnx" (answers only: methods that need no gradient);
+            "pt2:FILE" (torch.export), "ts:FILE" (TorchScript); "py:package.module:factory", which runs your code.
         labels: names of the classes, in place of those on the card.
         prepare: in place of the card.
         allow_code: allow "py:".
@@ -48,7 +49,9 @@ def load(
         model = model if labels is None else replace(model, labels=tuple(map(str, labels)))
         return model if prepare is None else replace(model, preparation=prepare)
     if ":" not in spec and not spec.endswith(".onnx"):
-        raise unknown("network", spec, ("lite0", "timm:…", "torchvision:…", "hf:…", "keras:…", "onnx:…", "pt2:…", "ts:…", "py:…"))
+        raise unknown(
+            "network", spec, ("lite0", "timm:…", "torchvision:…", "hf:…", "keras:…", "onnx:…", "pt2:…", "ts:…", "py:…")
+        )
     from .specs import from_spec
 
     return from_spec(spec, labels=labels, prepare=prepare, allow_code=allow_code, allow_download=allow_download)

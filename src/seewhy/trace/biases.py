@@ -83,12 +83,12 @@ class _Biases(TorchFunctionMode):
         if not isinstance(one, Tensor) or not one.requires_grad or not one.is_floating_point():
             return None
         constant = torch.as_tensor(other, dtype=one.dtype, device=one.device).detach()
-        if isinstance(other, Tensor) and other.requires_grad or constant.ndim > one.ndim:
+        if (isinstance(other, Tensor) and other.requires_grad) or constant.ndim > one.ndim:
             return None
         return one, constant.reshape(*[1] * (one.ndim - constant.ndim), *constant.shape)
 
     def _add(self, name: str, spelt: tuple[Tensor, Tensor], result: Tensor) -> None:
-        """A constant by itself, or in place, where nobody else can read it, one more step of what a difference began."""
+        """A constant by itself, or in place, where nobody else can read it, a step of what a difference began."""
         one, constant = spelt
         began = self.open is one is result
         if name in {"mul", "multiply", "div", "divide"}:

@@ -166,7 +166,7 @@ def _check_weights(model: Model) -> None:
             raise ModelError(f"{model.name} has no values for {name!r} yet (a lazy layer): call it once on an input.")
         if weight.is_meta:
             raise ModelError(
-                f"{model.name} has no values for {name!r}: it lies on the meta device. Load weights into it first, with "
+                f"{model.name} has no values for {name!r}: it lies on the meta device. Load weights first, with "
                 "network.to_empty(device='cpu') and load_state_dict, or load_state_dict(..., assign=True)."
             )
 
