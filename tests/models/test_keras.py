@@ -145,7 +145,9 @@ def test_every_method_gives_what_it_gives_on_torch(method, pair, double):
     assert same(before, kept(net))
     assert found.values.shape == expected.values.shape
     assert float(expected.values.abs().max()) > 1e-6
-    size = float(expected.values.abs().max())  # Keras multiplies matrices in single precision, whatever is asked
+    # Keras multiplies matrices in single precision, whatever is asked; differences of scores keep the scores' rounding
+    rounded = expected.scores if seewhy.METHODS[method].feeds in {"masked_scores", "layer_scores"} else expected.values
+    size = float(max(expected.values.abs().max(), rounded.abs().max()))
     torch.testing.assert_close(found.values, expected.values, rtol=0, atol=2e-6 * size)
     torch.testing.assert_close(found.scores, expected.scores, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(found.maps, expected.maps, rtol=0, atol=1e-5 * float(expected.maps.abs().max()))
@@ -303,12 +305,12 @@ def test_no_trace_when_the_model_raises(pair):
 
 
 def test_a_model_that_learns_keeps_what_it_learnt(pair):
-    net = built()
+    net = built(softmax=False)
     net.get_layer("stem").trainable = False
-    net.compile("sgd", "sparse_categorical_crossentropy")
+    net.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     _, _, x = pair
     seewhy.explain(net, x, ["gradient", "gradcam"])
-    worst = net(x, training=False).argmin(1).numpy()  # where the softmax is not saturated
+    worst = net(x, training=False).argmin(1).numpy()
     before = [w.copy() for w in net.get_weights()]
     net.fit(x.numpy(), worst, verbose=0)
     moved = {v.path: not np.array_equal(a, b) for v, a, b in zip(net.weights, before, net.get_weights(), strict=True)}

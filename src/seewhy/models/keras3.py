@@ -141,6 +141,8 @@ def ending(model: Any) -> str | None:
 
 def children(layer: Any) -> dict[str, nn.Module]:
     """The layers inside a layer, in Keras' own names."""
+    if _recurs(layer):
+        return {}
     inside = layer._flatten_layers(include_self=False, recursive=False)
     skipped = sys.modules["keras"].layers.InputLayer
     found: dict[str, nn.Module] = {}
@@ -155,7 +157,14 @@ def children(layer: Any) -> dict[str, nn.Module]:
 
 def learnt(layer: Any) -> dict[str, nn.Parameter]:
     """What a layer itself learns, frozen or not, by Keras' names."""
-    return {variable.name: variable.value for variable in layer._trainable_variables}
+    parts = [layer, *_all(layer)] if _recurs(layer) else [layer]
+    return {variable.name: variable.value for part in parts for variable in part._trainable_variables}
+
+
+def _recurs(layer: Any) -> bool:
+    """Whether a layer has a cell, which computes for it without being called as a layer."""
+    keras = sys.modules["keras"]
+    return isinstance(layer, keras.layers.RNN) and not isinstance(layer.cell, keras.layers.StackedRNNCells)
 
 
 def variables(model: Any) -> Iterator[tuple[str, Tensor]]:
