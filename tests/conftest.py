@@ -2,7 +2,9 @@
 
 import csv
 import importlib
+import os
 import pkgutil
+import socket
 import typing
 from pathlib import Path
 
@@ -15,6 +17,8 @@ import timm  # noqa: F401
 import torch
 import typer  # noqa: F401
 from jaxtyping import install_import_hook
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
 
 # The package imports jaxtyping only for type checkers; while it is imported here, the tests are one.
 typing.TYPE_CHECKING = True
@@ -31,6 +35,33 @@ from seewhy.cli.demo import pictures  # noqa: E402
 mpl.use("Agg")
 torch.set_num_threads(2)
 PIL.Image.init()
+
+
+_connect = socket.socket.connect
+
+
+def _nearby_only(self, address):
+    """No test may reach another machine."""
+    if self.family != socket.AF_UNIX and address[0] not in {"127.0.0.1", "::1", "localhost"}:
+        raise PermissionError(f"a test asked for {address}: nothing may be downloaded")
+    return _connect(self, address)
+
+
+def _resolve(host, *args, _usual=socket.getaddrinfo, **more):
+    if host not in {None, "", "127.0.0.1", "::1", "localhost", "0.0.0.0"}:
+        raise PermissionError(f"a test asked where {host} is: nothing may be downloaded")
+    return _usual(host, *args, **more)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def offline():
+    """The suite runs with the network blocked, in this process and, through its variables, in those it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", _nearby_only)
+        patch.setattr(socket, "getaddrinfo", _resolve)
+        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+            patch.setenv(name, "1")
+        yield
 
 
 def pytest_addoption(parser):

@@ -71,6 +71,7 @@ class Model:
         randomized: parameter tensors that were drawn anew, see `seewhy.randomize`.
         untouched: those that were not.
         notes: what a reader of its maps must know.
+        lacks: why it cannot give more, and what would help.
     """
 
     forward: Callable[[Tensor], Any]
@@ -84,6 +85,7 @@ class Model:
     randomized: tuple[str, ...] = ()
     untouched: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    lacks: str = ""
 
     prepare: ClassVar[Callable[..., Tensor]]  # attached in seewhy/__init__.py
 

@@ -37,10 +37,11 @@ Network = Annotated[
     typer.Option(
         "--model",
         help="lite0 is embedded; timm:NAME@FILE, torchvision:NAME@FILE, "
-        "onnx:FILE, pt2:FILE, ts:FILE, py:package.module:factory.",
+        "hf:FOLDER, keras:FILE, onnx:FILE, pt2:FILE, ts:FILE, py:package.module:factory.",
     ),
 ]
 Code = Annotated[bool, typer.Option("--allow-code", help="Allow a model py:…, which runs your code.")]
+Download = Annotated[bool, typer.Option("--allow-download", help="Allow published weights to be fetched.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line instead of text.")]
 Crop = Annotated[bool, typer.Option("--crop", help="Cut out the centre, as the network's card says.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the figures.", show_default=True)]
@@ -60,6 +61,7 @@ def predict(
     inputs: Inputs,
     model: Network = "lite0",
     code: Code = False,
+    download: Download = False,
     top: Annotated[int, typer.Option(min=1, help="How many classes.")] = 3,
     crop: Crop = False,
     as_json: Json = False,
@@ -68,7 +70,7 @@ def predict(
     import seewhy
     from seewhy.pictures.table import prediction
 
-    network = seewhy.load(model, allow_code=code)
+    network = seewhy.load(model, allow_code=code, allow_download=download)
     found = seewhy.predict(network, network.prepare(inputs, crop="card" if crop else None), top=top)
     if not as_json:
         print(prediction(found, [Path(name).name for name in inputs]))
@@ -92,11 +94,11 @@ def methods(as_json: Json = False) -> None:
 
 
 @app.command()
-def layers(model: Network = "lite0", code: Code = False, as_json: Json = False) -> None:
+def layers(model: Network = "lite0", code: Code = False, download: Download = False, as_json: Json = False) -> None:
     """List what runs inside a network, in order."""
     import seewhy
 
-    found = seewhy.layers(seewhy.load(model, allow_code=code))
+    found = seewhy.layers(seewhy.load(model, allow_code=code, allow_download=download))
     if not as_json:
         print(found)
     for row in found if as_json else ():
@@ -109,6 +111,7 @@ def activations(
     layer: Annotated[str, typer.Option(help="Its name, see 'seewhy layers'.")],
     model: Network = "lite0",
     code: Code = False,
+    download: Download = False,
     channels: Annotated[int, typer.Option(min=1, help="How many of them the montage shows.")] = 12,
     out: Out = Path("seewhy-out"),
     as_json: Json = False,
@@ -117,7 +120,7 @@ def activations(
     import seewhy
 
     folder = writable(out)
-    network = seewhy.load(model, allow_code=code)
+    network = seewhy.load(model, allow_code=code, allow_download=download)
     found = seewhy.activations(network, network.prepare(inputs), layer)
     tiles = [found.montage(channels, sample=n) for n in range(len(inputs))]
     shape = " × ".join(map(str, found.values.shape[1:]))
@@ -158,6 +161,7 @@ def check(
     method: Annotated[list[str], typer.Option(help="Repeat it for several; see 'seewhy methods'.")],
     model: Network = "lite0",
     code: Code = False,
+    download: Download = False,
     target: Annotated[str | None, typer.Option(help="Class index or label (default: the best of each).")] = None,
     level: Annotated[Literal["quick", "full"], typer.Option(help="16 inputs and 4 draws, or 64 and 8.")] = "quick",
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
@@ -172,7 +176,7 @@ def check(
         if name not in METHODS:
             raise unknown("method", name, METHODS)
     folder = writable(out)
-    network = seewhy.load(model, allow_code=code)
+    network = seewhy.load(model, allow_code=code, allow_download=download)
     aim = _targets([target] if target else None)
     found = seewhy.check(network, network.prepare(inputs), method, target=aim, level=level, seed=seed)
     files = [folder / "check.json", folder / "check.png"]
@@ -198,6 +202,7 @@ def dream(
         help="Instead of --channel: the three best classes of this picture.")] = None,
     model: Network = "lite0",
     code: Code = False,
+    download: Download = False,
     iterations: Annotated[int, typer.Option(min=1, help="Steps a level.")] = 10,
     levels: Annotated[int, typer.Option(min=1, help="How many sizes, coarse to fine.")] = 3,
     scale: Annotated[float, typer.Option(help="Each level is larger by this factor.")] = 1.4,
@@ -219,7 +224,7 @@ def dream(
     if detailed is not None:
         kinds["(High Resolution)"] = {"iterations": detailed, "pyramid_levels": levels + 1}
     fixed = {"pyramid_scale": scale, "initial": initial, "size": size, "parametrisation": parametrisation}
-    for line in run(model, code, layer, channel, best_of, kinds, {**fixed, "step": step, "seed": seed}, out):
+    for line in run(model, code, download, layer, channel, best_of, kinds, {**fixed, "step": step, "seed": seed}, out):
         if as_json:
             print(json.dumps(line))
         elif "channel" in line:
@@ -232,6 +237,7 @@ def explain(
     inputs: list[str],
     model: str,
     code: bool,
+    download: bool,
     method: list[str],
     target: list[str] | None,
     score: str,
@@ -260,7 +266,7 @@ def explain(
     given = {key: _number(value) for key, value in options.items() if value is not None}
     layer = feature_layer[0] if feature_layer and len(feature_layer) == 1 else feature_layer or None
     folder = writable(out)
-    network = seewhy.load(model, allow_code=code)
+    network = seewhy.load(model, allow_code=code, allow_download=download)
     x = network.prepare(inputs, crop="card" if crop else None)
     found = seewhy.explain(
         network, x, method, target=_targets(target), score=score, feature_layer=layer,
@@ -333,6 +339,7 @@ def _signature() -> inspect.Signature:
         "inputs": (inspect.Parameter.empty, Inputs),
         "model": ("lite0", Network),
         "code": (False, Code),
+        "download": (False, Download),
         "method": ([DEFAULT], Annotated[list[str], typer.Option(help="Repeat it for several; see 'seewhy methods'.")]),
         "target": (None, Annotated[list[str] | None, typer.Option(
             help="Class index or label, repeated for several, or top3 (default: the best class).")]),

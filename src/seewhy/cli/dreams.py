@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def run(
     spec: str,
     code: bool,
+    download: bool,
     layer: str | None,
     channels: list[int] | None,
     best_of: str | None,
@@ -34,6 +35,7 @@ def run(
     Args:
         spec: the network.
         code: whether it may run code of the user's own.
+        download: whether published weights may be fetched.
         layer: its name, or None.
         channels: which; None: those of `best_of`.
         best_of: a picture whose three best classes are the channels.
@@ -51,7 +53,7 @@ def run(
     if (not channels) == (best_of is None):
         raise OptionError("give --channel, once or more, or --best-of PICTURE.")
     folder = writable(out)
-    network = seewhy.load(spec, allow_code=code)
+    network = seewhy.load(spec, allow_code=code, allow_download=download)
     wanted = channels or seewhy.predict(network, network.prepare(best_of)).indices[0].tolist()
     names = _names(network, layer, wanted)
     stem = re.sub(r"\W+", "-", layer or "output").strip("-")

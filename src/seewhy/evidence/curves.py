@@ -10,6 +10,7 @@ import torch
 
 from seewhy import maps
 from seewhy.errors import OptionError
+from seewhy.models import tree
 from seewhy.trace import question
 from seewhy.trace.forward import placed, quiet
 from seewhy.trace.path import resolve_baseline
@@ -189,7 +190,7 @@ def _bare(output: Any, model: Model) -> bool:
 
 def reduction(model: Model, e: Explanation) -> str | None:
     """The layer whose output is explained; None: the network's own output, also where that is named as no layer."""
-    modules = {} if model.module is None else dict(model.module.named_modules())
+    modules = {} if model.module is None else tree.layers(model.module)
     return e.reduction_layer if e.reduction_layer in modules else None
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from seewhy.errors import ModelError, OptionError
+from seewhy.models import tree
 from seewhy.trace.choice import inherit
 from seewhy.trace.forward import quiet, ready, run
 from seewhy.trace.layout import own
@@ -131,7 +132,7 @@ def _heads(model: Model, x: Inputs, last: list[str], draws: int, seed: int) -> M
     name = {w.rpartition(".")[0] for w in last}
     if len(name) != 1 or not all(name) or model.module is None:
         return None
-    layer, me = model.module.get_submodule(*name), threading.get_ident()
+    layer, me = tree.layer(model.module, *name), threading.get_ident()
     seen: list[tuple[Any, Any]] = []
 
     def record(_layer: Any, args: Any, output: Any) -> None:
@@ -151,7 +152,7 @@ def _heads(model: Model, x: Inputs, last: list[str], draws: int, seed: int) -> M
         if trunk(own(x[:1], model.layout)) is None:
             return None
     twins = [drawn(model, set(last), "init", seed + 1 + draw).module for draw in range(draws)]
-    heads = [twin.get_submodule(*name).eval() for twin in twins if twin is not None]
+    heads = [tree.layer(twin, *name).eval() for twin in twins if twin is not None]
 
     def forward(x: Tensor) -> Tensor:
         args = trunk(x)

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from seewhy.errors import ModelError, OptionError, choose, unknown
-from seewhy.models import wrap
+from seewhy.models import keras3, tree, wrap
 from seewhy.trace.forward import quiet, ready
 from seewhy.trace.layers import ROOT
 from seewhy.trace.layers import layers as list_layers
 from seewhy.trace.layout import own
-from seewhy.trace.watch import holds_layers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,13 +89,13 @@ def rows_of(model: Model, x: Any = None) -> list[tuple[str, list[str]]]:
     A row that runs twice owns its tensors where it first runs.
     """
     assert model.module is not None
-    named = dict(model.module.named_modules())
-    free = [name for name, _ in model.module.named_parameters()]
+    named = tree.layers(model.module)
+    free = list(tree.parameters(model.module))
     found: list[tuple[str, list[str]]] = []
     for row in list_layers(model, x):
         name = "" if row.name == ROOT else row.name.partition("#")[0]
         layer = named.get(name)
-        whole = layer is not None and not holds_layers(layer)  # with all that is inside it
+        whole = layer is not None and not tree.holds_layers(layer)  # with all that is inside it
         mine = [w for w in free if w.rpartition(".")[0] == name or (whole and w.startswith(f"{name}."))]
         free = [w for w in free if w not in mine]
         found.append((row.name, mine))
@@ -133,12 +132,12 @@ def drawn(model: Model, names: set[str], how: str, seed: int) -> Model:
     """A copy of the model in which the tensors `names` are drawn anew."""
     assert model.module is not None
     module = copy.deepcopy(model.module)
-    tensors, call = dict(module.named_parameters()), model.call
+    tensors, call = tree.parameters(module), model.call
     with torch.no_grad():
         for number, (name, weight) in enumerate(tensors.items()):
             if name in names:
                 owner, _, own = name.rpartition(".")
-                weight.copy_(_law(module.get_submodule(owner), own, weight, how, _generator(seed, number)))
+                weight.copy_(_law(tree.layer(module, owner), own, weight, how, _generator(seed, number)))
     return replace(
         model,
         forward=module if call is None else lambda x: call(module, x),
@@ -151,7 +150,10 @@ def drawn(model: Model, names: set[str], how: str, seed: int) -> Model:
 def settle(model: Model, layers: set[str], x: Any) -> None:
     """Batch statistics of some layers of a copy: those of the inputs, or mean 0 and variance 1 where there are none."""
     assert model.module is not None
-    norms = [m for name, m in model.module.named_modules() if name in layers and isinstance(m, _BatchNorm)]
+    if keras3.is_layer(model.module):
+        _settle_keras(model, layers, x)
+        return
+    norms = [m for name, m in tree.layers(model.module).items() if name in layers and isinstance(m, _BatchNorm)]
     norms = [m for m in norms if m.running_mean is not None]
     for norm in norms:
         norm.reset_running_stats()
@@ -169,6 +171,25 @@ def settle(model: Model, layers: set[str], x: Any) -> None:
         norm.momentum = momentum
 
 
+def _settle_keras(model: Model, layers: set[str], x: Any) -> None:
+    """The same for Keras, whose batch normalisations read their statistics anew in each forward."""
+    assert model.module is not None
+    wanted = keras3.norms(model.module)
+    norms = [part for name, part in tree.layers(model.module).items() if name in layers and part in wanted]
+    if x is None:
+        for norm in norms:
+            keras3.settled(norm, None)
+        return
+    _, inputs = ready(model, x)
+    handles = [norm.register_forward_pre_hook(lambda layer, given: keras3.settled(layer, given[0])) for norm in norms]
+    try:
+        with quiet(model), torch.no_grad():
+            model.forward(own(inputs, model.layout))
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _law(layer: nn.Module, own_name: str, weight: Tensor, how: str, draw: torch.Generator) -> Tensor:
     """Values for one tensor. What PyTorch's initialisers do, from a generator of ours."""
 
@@ -182,6 +203,11 @@ def _law(layer: nn.Module, own_name: str, weight: Tensor, how: str, draw: torch.
         return weight.flatten()[torch.randperm(weight.numel(), generator=draw).to(weight.device)].view_as(weight)
     if how == "small_normal":
         return normal(0, SMALL)
+    if keras3.is_layer(layer):
+        seed = int(torch.randint(2**31, (), generator=draw))
+        found = keras3.fresh(layer, own_name, weight, seed)
+        if found is not None:
+            return found
     if isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear) and own_name == "bias":
         return torch.zeros_like(weight)  # behind an attention
     if isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)) and own_name in {"weight", "bias"}:

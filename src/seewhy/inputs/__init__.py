@@ -27,7 +27,7 @@ def prepare(model: Model, source: Any, *, crop: str | None = None) -> Tensor:
         crop: "card" keeps the centre that the model's card asks for (as in its published accuracy).
 
     Returns:
-        [N, 3, H, W], in the network's own units.
+        [N, 3, H, W], or those axes in the model's layout, in the network's own units.
 
     Raises:
         InputError: it is missing, no picture, too large, or of an unusual kind.
@@ -47,4 +47,7 @@ def prepare(model: Model, source: Any, *, crop: str | None = None) -> Tensor:
     sources = list(source) if isinstance(source, (list, tuple)) else [source]
     if not sources:
         raise InputError("an empty list holds nothing to explain: give at least one picture.")
-    return torch.stack([to_tensor(picture(s), model.preparation, crop) for s in sources])
+    batch = torch.stack([to_tensor(picture(s), model.preparation, crop) for s in sources])
+    if model.layout is not None and sorted(model.layout) == sorted("NCHW"):
+        batch = batch.permute(["NCHW".index(letter) for letter in model.layout])
+    return batch

@@ -55,7 +55,8 @@ def check_needs(model: Model, names: list[str], members: list[Member]) -> None:
             works = [n for n, m in METHODS.items() if m.needs in model.can]
             raise ModelError(
                 f"{name} needs {member.method.needs}, {model.name} can give {model.can}. "
-                f"Methods that work: {', '.join(works) or 'none'}."
+                + (f"{model.lacks[0].upper()}{model.lacks[1:]}. " if model.lacks else "")
+                + f"Methods that work: {', '.join(works) or 'none'}."
             )
 
 

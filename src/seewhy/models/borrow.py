@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from . import keras3
+
 _lock = threading.Lock()
 # what is held: id -> [object, attribute, value before, how many calls hold it]. Overlapping calls (threads, shared
 # parts) count; the last one out puts the value back.
@@ -27,7 +29,10 @@ def borrowed(module: torch.nn.Module | None) -> Iterator[None]:
         return
     parts = list(module.modules())
     # one walk, tied weights once; `parameters()` would cost as much as a small layer
+    weights: dict[int, torch.Tensor]
     weights = {id(w): w for part in parts for w in part._parameters.values() if w is not None}
+    if keras3.is_layer(module):
+        weights |= {id(w): w for _, w in keras3.variables(module)}
     flags: list[tuple[Any, str, bool]] = [(part, "training", False) for part in parts]
     flags += [(w, "requires_grad", False) for w in weights.values() if w.is_leaf and not w.is_inference()]
     with _lock:

@@ -21,20 +21,23 @@ def load(
     labels: Sequence[str] | None = None,
     prepare: Card | Callable[[Any], torch.Tensor] | None = None,
     allow_code: bool = False,
+    allow_download: bool = False,
 ) -> Model:
-    """Load a network by name or from a file, in eval mode. Nothing is downloaded.
+    """Load a network by name or from a file, in eval mode. Nothing is downloaded unless allowed.
 
-    Labels and preparation come from the network's own card. Without a card inputs are resized to 224 × 224 and scaled
-    to 0..1, and a note says so. Weights are safetensors, or pickles of nothing but data.
+    Labels and preparation come from the network's own card. Without a card inputs are resized to 224 × 224, or to
+    what the file says, and scaled to 0..1, and a note says so. Weights are safetensors, or pickles of nothing but data.
 
     Args:
         spec: "lite0" (EfficientNet-Lite0 for the 1,000 classes of ImageNet, embedded in the `demo` extra, on the GPU
             when there is one); "timm:NAME@FILE" and "torchvision:NAME@FILE" (random weights without a file);
-            "onnx:FILE" or a bare "FILE.onnx" (answers only: methods that need no gradient); "pt2:FILE"
-            (torch.export), "ts:FILE" (TorchScript); "py:package.module:factory", which runs your code.
+            "hf:DIR" (an image classifier of transformers, with safetensors); "keras:FILE" (.keras, .h5, .hdf5, without
+            layers that hold code); "onnx:FILE" or a bare "FILE.onnx" (answers only: methods that need no gradient);
+            "pt2:FILE" (torch.export), "ts:FILE" (TorchScript); "py:package.module:factory", which runs your code.
         labels: names of the classes, in place of those on the card.
         prepare: in place of the card.
         allow_code: allow "py:".
+        allow_download: allow published weights to be fetched for "timm:NAME" and "torchvision:NAME".
 
     Raises:
         UnknownNameError: no such network.
@@ -46,10 +49,12 @@ def load(
         model = model if labels is None else replace(model, labels=tuple(map(str, labels)))
         return model if prepare is None else replace(model, preparation=prepare)
     if ":" not in spec and not spec.endswith(".onnx"):
-        raise unknown("network", spec, ("lite0", "timm:…", "torchvision:…", "onnx:…", "pt2:…", "ts:…", "py:…"))
+        raise unknown(
+            "network", spec, ("lite0", "timm:…", "torchvision:…", "hf:…", "keras:…", "onnx:…", "pt2:…", "ts:…", "py:…")
+        )
     from .specs import from_spec
 
-    return from_spec(spec, labels=labels, prepare=prepare, allow_code=allow_code)
+    return from_spec(spec, labels=labels, prepare=prepare, allow_code=allow_code, allow_download=allow_download)
 
 
 def _lite0() -> Model:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from seewhy.errors import ModelError, unknown
+from seewhy.models import tree
 
 from .layout import Place, place
 from .rectifiers import is_activation
@@ -82,7 +83,7 @@ def remembered(
 ) -> Found:
     """work(model, x, end), or what it found before for a network of the same parts and an input of the same size."""
     assert model.module is not None
-    parts = [model.forward, *model.module.modules()]
+    parts = [model.forward, *tree.layers(model.module).values()]
     known = memory.setdefault(model.module, {})
     key = (end, tuple(x.shape[1:]), model.layout)
     found = known.get(key)
@@ -101,7 +102,7 @@ def remembered(
 def inherit(model: Model, twin: Model) -> None:
     """What is known of a network holds for a copy with other weights too: it reads the same layers."""
     assert model.module is not None and twin.module is not None
-    parts = [ref(part) for part in (twin.forward, *twin.module.modules())]
+    parts = [ref(part) for part in (twin.forward, *tree.layers(twin.module).values())]
     known = {key: found._replace(parts=parts) for key, found in _remembered.get(model.module, {}).items()}
     _remembered[twin.module] = known
 
@@ -180,7 +181,11 @@ def _gathers(step: Step) -> bool:
     if ACTIVATION.search(step.kind):
         return True
     node = origin(step.edge.node)  # type: ignore[union-attr]
-    return is_activation(node) or (node.name() in GATHERS and any(map(is_activation, nodes_before([node]))))
+    if is_activation(node):
+        return True
+    parts = [after for after, _ in node.next_functions if after is not None]
+    joins = node.name() in GATHERS and (len(parts) > 1 or "Add" not in node.name())  # a bias is added to one alone
+    return joins and any(map(is_activation, nodes_before([node])))
 
 
 def origin(node: Node) -> Node:
@@ -231,6 +236,6 @@ def find(seen: Survey, name: str, model: Model) -> Seen:
     calls = [step.name for step in seen.steps if "#" in step.name and step.name.rpartition("#")[0] == name]
     if calls:
         raise ModelError(f"layer {name!r} ran {len(calls)} times in one forward: name the call, {', '.join(calls)}.")
-    if name and model.module is not None and name in dict(model.module.named_modules()):
+    if name and model.module is not None and name in tree.layers(model.module):
         raise ModelError(f"layer {name!r} exists, but its forward did not run in this call.")
     raise unknown("layer", name, [step.name for step in seen.steps if "/" not in step.name])

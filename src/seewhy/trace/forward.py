@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from seewhy.errors import InputError, ModelError, OptionError
-from seewhy.models import wrap
+from seewhy.models import tree, wrap
 from seewhy.models.borrow import borrowed
 
 from .layout import canonical, check_rank, own
@@ -109,7 +110,7 @@ def run(
 
 def suspect(model: Model) -> str:
     """Where NaN or infinite values come from, looked for only once there are some."""
-    named = [] if model.module is None else [*model.module.named_parameters(), *model.module.named_buffers()]
+    named = [] if model.module is None else list(tree.weights(model.module))
     bad = next((name for name, w in named if not finite(w)), None)
     return f": its {bad!r} holds some" if bad else "; its weights are finite, so they arise on the way"
 
@@ -157,10 +158,27 @@ def ready(model: Any, x: Any, device: str = "auto") -> tuple[Model, Inputs]:
     if not finite(x):
         bad = int((~x.isfinite()).sum())
         raise InputError(f"the input holds {bad} NaN or infinite values of {x.numel()}: clean it first.")
+    _check_weights(model)
     model, place = placed(model, device)
     weight = next((w for w in _weights(model) if w.is_floating_point()), x)
     dtype = weight.dtype if weight.is_floating_point() else torch.float32
     return model, canonical(x.detach().to(place or x.device, dtype), model.layout)
+
+
+def _check_weights(model: Model) -> None:
+    """Refuse weights without values, before a forward could make some.
+
+    Raises:
+        ModelError: there are such.
+    """
+    for name, weight in () if model.module is None else tree.weights(model.module):
+        if is_lazy(weight):
+            raise ModelError(f"{model.name} has no values for {name!r} yet (a lazy layer): call it once on an input.")
+        if weight.is_meta:
+            raise ModelError(
+                f"{model.name} has no values for {name!r}: it lies on the meta device. Load weights first, with "
+                "network.to_empty(device='cpu') and load_state_dict, or load_state_dict(..., assign=True)."
+            )
 
 
 def placed(model: Model, device: str) -> tuple[Model, torch.device | None]:
@@ -185,5 +203,4 @@ def placed(model: Model, device: str) -> tuple[Model, torch.device | None]:
 
 def _weights(model: Model) -> Iterator[Tensor]:
     if model.module is not None:
-        yield from model.module.parameters()
-        yield from model.module.buffers()
+        yield from (weight for _, weight in tree.weights(model.module))

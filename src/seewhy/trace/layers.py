@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from seewhy.errors import ModelError
+from seewhy.models import keras3, tree
 from seewhy.types import Activations, Card, Layer, Layers, Model
 
 from .choice import find, survey
 from .forward import quiet, ready, run
-from .layout import arranged
+from .layout import arranged, own
 from .outputs import join
-from .watch import holds_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,7 @@ def layers(model: Any, x: Any = None) -> Layers:
     model, inputs = _with_input(model, x)
     if model.module is None:
         raise ModelError(f"{model.name} is a plain function, its layers cannot be seen: wrap the torch module itself.")
-    named = dict(model.module.named_modules())
+    named = tree.layers(model.module)
     if inputs is None:
         found: list[Any] = [(name or ROOT, layer, None, None) for name, layer in named.items()]
     else:
@@ -56,7 +56,7 @@ def layers(model: Any, x: Any = None) -> Layers:
     rows = [
         (name, layer, shape, spatial)
         for name, layer, shape, spatial in found
-        if layer is None or not holds_layers(layer) or _own(layer)
+        if layer is None or not tree.holds_layers(layer) or _own(layer)
     ]
     if _own(model.module) and inputs is not None:  # tokens, position embeddings
         rows.insert(0, (ROOT, model.module, None, None))
@@ -106,7 +106,7 @@ def _with_input(model: Any, x: Any) -> tuple[Model, Tensor | None]:
 
     wrapped = wrap(model)
     if x is None and isinstance(wrapped.preparation, Card):
-        x = torch.zeros(1, len(wrapped.preparation.mean), *wrapped.preparation.size)
+        x = own(torch.zeros(1, len(wrapped.preparation.mean), *wrapped.preparation.size), wrapped.layout)
     return (wrapped, None) if x is None else ready(wrapped, x)
 
 
@@ -116,7 +116,7 @@ def _module(named: dict[str, nn.Module], name: str) -> nn.Module | None:
 
 def _own(layer: nn.Module) -> list[nn.Parameter]:
     """The parameters of a layer that no layer inside it has."""
-    return list(layer.parameters(recurse=not holds_layers(layer)))
+    return tree.own(layer)
 
 
 def _learnable(layer: nn.Module | None, counted: set[int]) -> int:
@@ -135,11 +135,13 @@ def describe(layer: nn.Module | None, name: str = "") -> str:
     if layer is None:
         owner = name.rpartition("/")[0]
         return f"function in {owner}" if owner else "function of the network"
+    if keras3.is_layer(layer):
+        return keras3.describe(layer)
     for kinds, words in DESCRIPTIONS:
         if isinstance(layer, kinds):
             return words(layer)
     own = layer.extra_repr().replace("\n", " ")
-    return own if not holds_layers(layer) else "its own parameters" + (f", {own}" if own else "")
+    return own if not tree.holds_layers(layer) else "its own parameters" + (f", {own}" if own else "")
 
 
 def _convolution(c: Any) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from seewhy.errors import ModelError, unknown
+from seewhy.models import tree
 
 from .outputs import tensors
 from .watch import watched
@@ -30,7 +31,7 @@ def check_layer(model: Model, name: str) -> None:
     """
     if model.module is None:
         raise ModelError(f"{model.name} is a plain function, its layers cannot be seen: wrap the torch module itself.")
-    layers = dict(model.module.named_modules())
+    layers = tree.layers(model.module)
     if name not in layers or not name:
         raise unknown("layer", name, [n for n in layers if n])
 
@@ -48,7 +49,7 @@ def tapped(model: Model, name: str | None) -> Iterator[list[Any]]:
         if threading.get_ident() == me:
             outputs.append(output)
 
-    handle = model.module.get_submodule(name).register_forward_hook(record)
+    handle = tree.layer(model.module, name).register_forward_hook(record)
     try:
         yield outputs
     finally:
@@ -94,7 +95,7 @@ def opened(model: Model, name: str | None, *, cut: bool, instead: Tensor | None 
         with watched(model.module, tell):
             yield features
         return
-    layer = model.module.get_submodule(base)
+    layer = tree.layer(model.module, base)
     own = not cut and instead is None and getattr(layer, "inplace", False)
     given: list[Tensor] = []
 

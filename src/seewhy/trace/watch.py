@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
+from seewhy.models import tree
+
 from .outputs import tensors
 
 OPERATORS = {"add", "sub", "mul", "div", "truediv", "matmul", "pow"}  # in place or from the right: iadd, radd
@@ -22,7 +24,7 @@ Tell = Callable[[str, nn.Module | None, Any], Any]
 @contextmanager
 def watched(module: nn.Module, tell: Tell) -> Iterator[None]:
     """Inside, every step of this thread's calls is told when it ends; "owner/function" names a function."""
-    running = [""]
+    running, named = [""], tree.layers(module)
 
     def enter(name: str) -> None:
         running.append(name)
@@ -32,8 +34,8 @@ def watched(module: nn.Module, tell: Tell) -> Iterator[None]:
         return tell(name, layer, output)
 
     def called(name: str, output: Tensor) -> Any:
-        owner = module.get_submodule(running[-1])
-        return tell(f"{running[-1]}/{name}", None, output) if owner is module or holds_layers(owner) else None
+        owner = named[running[-1]]
+        return tell(f"{running[-1]}/{name}", None, output) if owner is module or tree.holds_layers(owner) else None
 
     with told(module, leave, enter), _Functions(called):
         yield
@@ -43,7 +45,7 @@ def watched(module: nn.Module, tell: Tell) -> Iterator[None]:
 def told(module: nn.Module, tell: Tell, before: Callable[[str], None] | None = None) -> Iterator[None]:
     """Inside, every layer that this thread's calls run is told when it ends, and by name when it begins."""
     me = threading.get_ident()
-    names = {layer: name for name, layer in module.named_modules()}
+    names = {layer: name for name, layer in tree.layers(module).items()}
 
     def begins(layer: nn.Module, _args: Any) -> None:
         if before is not None and threading.get_ident() == me:
@@ -58,11 +60,6 @@ def told(module: nn.Module, tell: Tell, before: Callable[[str], None] | None = N
                 stack.callback(layer.register_forward_pre_hook(begins).remove)
                 stack.callback(layer.register_forward_hook(ends).remove)
         yield
-
-
-def holds_layers(layer: nn.Module) -> bool:
-    """Whether a layer is made of others that run."""
-    return not isinstance(layer, nn.MultiheadAttention) and next(layer.children(), None) is not None
 
 
 class _Functions(TorchFunctionMode):
