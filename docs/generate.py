@@ -51,8 +51,7 @@ state are left as they were. Else the method refuses, with an error that says wh
 
 ✓: all of that holds. 0: it does, but all maps are zero, as the notes of the explanation say (methods that cut off what
 speaks against a class may find nothing on such networks). –: refused, the reasons stand below. **wrong**: something
-does not hold. For XCiT and LeViT that is PyTorch's own, without seewhy too: its gradient for a batch of one is
-another than in a batch of two.
+does not hold.
 """
 
 

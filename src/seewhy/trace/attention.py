@@ -22,9 +22,10 @@ from seewhy.errors import ModelError
 
 from .choice import clearest, grids_of, origin, remembered
 from .forward import run
+from .graph import nodes_before
 from .layout import Place, place
 from .outputs import tensors
-from .steps import Record, nodes_before, recorded
+from .steps import Record, recorded
 
 if TYPE_CHECKING:
     from torch.autograd.graph import Node

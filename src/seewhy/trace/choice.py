@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from seewhy.errors import ModelError, unknown
 from seewhy.models import tree
 
+from .graph import nodes_before
 from .layout import Place, place
 from .rectifiers import is_activation
-from .steps import Step, nodes_before, recorded
+from .steps import Step, recorded
 
 if TYPE_CHECKING:
     from torch.autograd.graph import Node

@@ -16,6 +16,7 @@ from seewhy.errors import InputError, ModelError, OptionError
 from seewhy.models import tree, wrap
 from seewhy.models.borrow import borrowed
 
+from .graph import straightened
 from .layout import canonical, check_rank, own
 from .outputs import describe, finite, rows, tensors
 from .tap import opened, tapped, widened
@@ -94,6 +95,8 @@ def run(
     for tensor in tensors(output):
         if not finite(tensor):
             raise ModelError(f"{model.name} gave NaN or infinite values on a finite input{suspect(model)}.")
+    if graph or feature is not None:
+        straightened(tensors((output, seen)))
     whole = count * (1 + len(widen))
     if isinstance(output, Tensor) and (output.ndim == 0 or len(output) != whole):
         raise ModelError(f"{model.name} gave {describe(output)} for {count} samples: the first axis must be the batch.")

@@ -71,15 +71,3 @@ def _numbered(steps: list[Step]) -> list[Step]:
         seen[step.name] += 1
         found.append(step if calls[step.name] == 1 else step._replace(name=f"{step.name}#{seen[step.name]}"))
     return found
-
-
-def nodes_before(nodes: list[Node], without: Node | None = None) -> set[Node]:
-    """Every node of the graph that these hang on, themselves included; `without` is not passed."""
-    waiting = [node for node in nodes if node is not without]
-    seen = set(waiting)
-    while waiting:
-        for after, _ in waiting.pop().next_functions:
-            if after is not None and after is not without and after not in seen:
-                seen.add(after)
-                waiting.append(after)
-    return seen
