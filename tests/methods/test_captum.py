@@ -110,3 +110,19 @@ def test_captum_explains_a_nan():
     assert attr.Saliency(net).attribute(x, target=1).isfinite().all(), "if this fails, Captum was mended"
     with pytest.raises(seewhy.InputError):
         seewhy.explain(net, x, "gradient")
+
+
+def test_the_gradient_of_one_picture_where_tokens_follow_a_batch_norm():
+    """torch's own gradient of a batch of one is another network's; a batch of two has it right."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = timm.create_model("levit_128s").eval().double()
+        x = torch.randn(1, 3, 224, 224, dtype=torch.float64)
+    pair = x.repeat(2, 1, 1, 1).requires_grad_()
+    (right,) = torch.autograd.grad(net(pair)[0, 3], pair)
+    ours = seewhy.explain(net, x, "gradient", target=3).values[0, 0]
+    theirs = attr.Saliency(net).attribute(x.requires_grad_(), target=3, abs=False)[0]
+    assert (ours - right[0]).abs().max() <= 1e-12 * right.abs().max()
+    together = torch.stack([theirs.flatten(), right[0].flatten()])
+    if torch.__version__.startswith("2.15"):
+        assert abs(float(torch.corrcoef(together)[0, 1])) < 0.1
