@@ -72,6 +72,8 @@ class Model:
         untouched: those that were not.
         notes: what a reader of its maps must know.
         lacks: why it cannot give more, and what would help.
+        conversion: of a network that only answers: makes a torch module of it, which is compared before it is believed.
+        rows: samples that a pass may hold at most; None: any number.
     """
 
     forward: Callable[[Tensor], Any]
@@ -86,6 +88,8 @@ class Model:
     untouched: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     lacks: str = ""
+    conversion: Callable[[], Any] | None = None
+    rows: int | None = None
 
     prepare: ClassVar[Callable[..., Tensor]]  # attached in seewhy/__init__.py
 

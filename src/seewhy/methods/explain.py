@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import cache
+from functools import cache, reduce
 from importlib.metadata import PackageNotFoundError, version
+from operator import or_
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import torch
@@ -27,7 +28,7 @@ from seewhy.trace.layout import own
 from seewhy.trace.outputs import join
 from seewhy.trace.predict import ALREADY, probabilities
 from seewhy.trace.tap import check_layer
-from seewhy.types import Card, Evaluations, Explanation
+from seewhy.types import Can, Card, Evaluations, Explanation
 
 from . import DEFAULT
 from .averaged import Averaged, average, average_layers
@@ -138,7 +139,12 @@ def explain(
     if feature_layer is not None and not reads:
         raise OptionError(f"feature_layer={feature_layer!r}: {', '.join(names)} read no layer; leave it out.")
     check_sizes(batch_size, max_memory)
-    model, inputs = ready(model, x, device)
+    model = wrap(model)
+    answered = [member.method.needs in model.can for member in members]
+    if model.conversion is not None and reduction_layer is None and any(answered) and not all(answered):
+        return _each_by_its_own(model, x, method, members, answered, same, options)
+    needs = reduce(or_, (member.method.needs for member in members))
+    model, inputs = ready(model, x, device, needs if reduction_layer is None else needs | Can.LAYERS)
     check_needs(model, names, members)
     if any(family.rules for family in families):
         model = step_by_step(model)
@@ -178,6 +184,26 @@ def explain(
         for i, (name, member) in enumerate(zip(names, members, strict=True))
     ]
     return found[0] if is_one(method) else found
+
+
+def _each_by_its_own(
+    model: Model,
+    x: Any,
+    method: Sequence[Any],
+    members: list[Member],
+    answered: list[bool],
+    same: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> list[Explanation]:
+    """Methods that the network answers itself, and those that its conversion has to answer, each in a call."""
+    found: dict[int, Explanation] = {}
+    for by_itself in (True, False):
+        mine = [i for i, own_answer in enumerate(answered) if own_answer is by_itself]
+        known = {key for i in mine for key in members[i].method.options}
+        asked = {**same, "feature_layer": None} if by_itself else same
+        given = {key: value for key, value in options.items() if key in known}
+        found |= dict(zip(mine, explain(model, x, [method[i] for i in mine], **asked, **given), strict=True))
+    return [found[i] for i in range(len(members))]
 
 
 @cache

@@ -32,6 +32,7 @@ def room_for(model: Model, x: Inputs, batch_size: int | str, max_memory: int | N
         OptionError: one sample needs more than `max_memory`.
     """
     size = batch_size if isinstance(batch_size, int) else BATCH.get(x.device.type, BATCH_ELSEWHERE)[graph]
+    size = min(size, model.rows or size)
     if max_memory is None:
         return size
     each = bytes_a_sample(model, x)

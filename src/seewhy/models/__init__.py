@@ -10,7 +10,7 @@ import torch
 from seewhy.errors import ModelError, OptionError
 from seewhy.types import Can, Card, Model
 
-from . import keras3
+from . import keras3, onnx_graph
 from .function import session, tensors_or_arrays
 from .zoo import load
 
@@ -56,11 +56,13 @@ def wrap(
     if isinstance(network, torch.nn.Module):
         network = _inside(network)
     module = network if isinstance(network, torch.nn.Module) else None
-    lacks = ""
+    lacks, conversion = "", None
     if module is not None and _quantised(module):
         call, can, lacks = network, Can.SCORES, QUANTISED
     elif hasattr(network, "get_inputs") and hasattr(network, "run"):
         call, can = session(network), Can.SCORES
+        conversion = onnx_graph.conversion(network) if forward is None else None
+        lacks = "" if conversion else onnx_graph.HIDDEN if forward is None else onnx_graph.CALLED
     elif module is None:
         call, can = tensors_or_arrays(network), Can.SCORES | Can.GRADIENTS
     else:
@@ -75,6 +77,7 @@ def wrap(
         preparation=prepare,
         name=getattr(network, "__name__", type(network).__name__),
         call=forward,
+        conversion=conversion,
     )
 
 

@@ -67,7 +67,11 @@ def session(network: Any) -> Callable[[Tensor], Any]:
         for start in range(0, len(array), size):
             part = array[start : start + size]
             full = np.concatenate([part, np.repeat(part[-1:], size - len(part), 0)])
-            parts.append(np.asarray(network.run(None, {inputs[0].name: full})[0])[: len(part)])
+            try:
+                given = network.run(None, {inputs[0].name: full})[0]
+            except Exception as error:  # its errors are of a family of their own
+                raise RuntimeError(str(error).strip().split("\n")[0]) from error
+            parts.append(np.asarray(given)[: len(part)])
         return _tensor(np.concatenate(parts))
 
     return call

@@ -16,7 +16,7 @@ import torch
 from seewhy.errors import ModelError, OptionError, UnknownNameError, unknown
 from seewhy.types import Can, Card, Model
 
-from . import keras3, wrap
+from . import keras3, onnx_graph, wrap
 
 SIZE = (224, 224)
 RANDOM = "the weights are random: no file was given (NAME@FILE), and downloads were not allowed"
@@ -181,11 +181,11 @@ def _exported(rest: str) -> Model:
 def _onnx(rest: str) -> Model:
     ort = _package("onnxruntime", "onnxruntime")
     path = Path(rest)
-    outside = [
-        name for name in _outside(path) if not (path.parent / name).resolve().is_relative_to(path.parent.resolve())
-    ]
-    if outside:
-        raise ModelError(f"{rest}: it asks for data outside its folder ({outside[0]}), which is refused.")
+    onnx = _package("onnx", "onnx")
+    graph = _read(rest, lambda file: onnx.load(file, load_external_data=False))
+    outside = onnx_graph.outside(onnx, graph, path.parent)
+    if outside is not None:
+        raise ModelError(f"{rest}: it asks for data outside its folder ({outside}), which is refused.")
     options = ort.SessionOptions()
     options.log_severity_level = 4
     found = _read(rest, lambda file: ort.InferenceSession(file, options, providers=["CPUExecutionProvider"]))
@@ -198,18 +198,6 @@ def _keras(rest: str) -> Model:
     model = replace(wrap(found), name=Path(rest).stem)
     card, note = keras3.card(found, SIZE)
     return model if card is None else replace(model, preparation=card, notes=(*model.notes, note))
-
-
-def _outside(path: Path) -> list[str]:
-    """Names of the files that an ONNX network takes its data from."""
-    onnx = _package("onnx", "onnx")
-    graph = _read(str(path), lambda file: onnx.load(file, load_external_data=False))
-    return [
-        entry.value
-        for tensor in onnx.external_data_helper._get_all_tensors(graph)
-        for entry in tensor.external_data
-        if entry.key == "location"
-    ]
 
 
 def _factory(rest: str) -> Model:

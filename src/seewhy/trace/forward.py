@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from seewhy.errors import InputError, ModelError, OptionError
 from seewhy.models import tree, wrap
 from seewhy.models.borrow import borrowed
+from seewhy.types import Can
 
 from .graph import straightened
 from .layout import canonical, check_rank, own
@@ -139,8 +140,11 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
-def ready(model: Any, x: Any, device: str = "auto") -> tuple[Model, Inputs]:
+def ready(model: Any, x: Any, device: str = "auto", needs: Can = Can.SCORES) -> tuple[Model, Inputs]:
     """Wrap the network, prepare the input, and bring it to N C S, to the network's device and precision.
+
+    A network that only answers is converted to torch if more is needed and it answers alike on this input; if not,
+    it comes back with what it `lacks`.
 
     Raises:
         InputError: the input is empty, not finite, or has an impossible number of axes.
@@ -165,7 +169,12 @@ def ready(model: Any, x: Any, device: str = "auto") -> tuple[Model, Inputs]:
     model, place = placed(model, device)
     weight = next((w for w in _weights(model) if w.is_floating_point()), x)
     dtype = weight.dtype if weight.is_floating_point() else torch.float32
-    return model, canonical(x.detach().to(place or x.device, dtype), model.layout)
+    inputs = canonical(x.detach().to(place or x.device, dtype), model.layout)
+    if needs in model.can or model.conversion is None:
+        return model, inputs
+    from .converted import converted  # it runs both networks, and so reads this file
+
+    return converted(model, inputs)
 
 
 def _check_weights(model: Model) -> None:

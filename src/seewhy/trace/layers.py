@@ -11,12 +11,13 @@ from torch import nn
 
 from seewhy.errors import ModelError
 from seewhy.models import keras3, tree
-from seewhy.types import Activations, Card, Layer, Layers, Model
+from seewhy.types import Activations, Can, Card, Layer, Layers, Model
 
 from .choice import find, survey
 from .forward import quiet, ready, run
 from .layout import arranged, own
 from .outputs import join
+from .tap import unseen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +43,7 @@ def layers(model: Any, x: Any = None) -> Layers:
     """
     model, inputs = _with_input(model, x)
     if model.module is None:
-        raise ModelError(f"{model.name} is a plain function, its layers cannot be seen: wrap the torch module itself.")
+        raise ModelError(unseen(model))
     named = tree.layers(model.module)
     if inputs is None:
         found: list[Any] = [(name or ROOT, layer, None, None) for name, layer in named.items()]
@@ -81,12 +82,12 @@ def activations(model: Any, x: Any, layer: str) -> Activations:
         UnknownNameError: no such layer.
         ModelError: it ran more than once (name the call), or the model is a plain function.
     """
-    model, inputs = ready(model, x)
+    model, inputs = ready(model, x, needs=Can.LAYERS)
     if model.module is None:
-        raise ModelError(f"{model.name} is a plain function, its layers cannot be seen: wrap the torch module itself.")
+        raise ModelError(unseen(model))
     with quiet(model):
         step = find(survey(model, inputs, None), layer, model)
-        parts = [_features(model, part, step.name) for part in inputs.split(BATCH)]
+        parts = [_features(model, part, step.name) for part in inputs.split(min(BATCH, model.rows or BATCH))]
     values: Tensor = join(parts)
     if step.where is not None:
         values = arranged(values, step.where)
@@ -107,7 +108,7 @@ def _with_input(model: Any, x: Any) -> tuple[Model, Tensor | None]:
     wrapped = wrap(model)
     if x is None and isinstance(wrapped.preparation, Card):
         x = own(torch.zeros(1, len(wrapped.preparation.mean), *wrapped.preparation.size), wrapped.layout)
-    return (wrapped, None) if x is None else ready(wrapped, x)
+    return (wrapped, None) if x is None else ready(wrapped, x, needs=Can.LAYERS)
 
 
 def _module(named: dict[str, nn.Module], name: str) -> nn.Module | None:

@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from seewhy.types import Model
 
 
+def unseen(model: Model) -> str:
+    """Why no layer of a network can be seen."""
+    if model.conversion is not None:
+        why = model.lacks or "they are those of its conversion to torch, which is compared on an input: give x"
+        return f"the layers of {model.name} cannot be seen: {why}."
+    return f"{model.name} is a plain function, its layers cannot be seen: wrap the torch module itself."
+
+
 def check_layer(model: Model, name: str) -> None:
     """Refuse a layer that does not exist.
 
@@ -30,7 +38,7 @@ def check_layer(model: Model, name: str) -> None:
         UnknownNameError: it has no layer of that name.
     """
     if model.module is None:
-        raise ModelError(f"{model.name} is a plain function, its layers cannot be seen: wrap the torch module itself.")
+        raise ModelError(unseen(model))
     layers = tree.layers(model.module)
     if name not in layers or not name:
         raise unknown("layer", name, [n for n in layers if n])

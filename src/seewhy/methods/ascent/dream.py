@@ -113,11 +113,10 @@ def dream(
     _check(steps, pyramid_levels, pyramid_scale, scaling, seed)
     check_sizes(batch_size, max_memory)
     wrapped = wrap(model)
-    if Can.GRADIENTS not in wrapped.can:
-        raise ModelError(f"dream needs {Can.GRADIENTS}, {wrapped.name} can give {wrapped.can}.")
-    if layer is not None and Can.LAYERS not in wrapped.can:
-        raise ModelError(f"{wrapped.name} has no layers that can be seen: use layer=None, its output.")
+    if wrapped.conversion is None:
+        _check_can(wrapped, layer)
     named, x = _input(wrapped, initial, size, device)
+    _check_can(named, layer)
     frame, final = units(named, x), tuple(x.shape[2:]) if size is None else _sides(size, x.ndim - 2)
     if len(x) not in (1, len(wanted)):
         raise InputError(f"initial holds {len(x)} pictures for {len(wanted)} channels: give 1, or one a channel.")
@@ -137,6 +136,14 @@ def dream(
         parts = batches(lambda a, b: climb(ascent, start[a:b], wanted[a:b]).cpu(), len(wanted), room)
         pictures = torch.cat(list(parts))
     return stretched(pictures) if scaling == "linear" else pictures
+
+
+def _check_can(model: Model, layer: str | None) -> None:
+    if Can.GRADIENTS not in model.can:
+        why = f": {model.lacks}" if model.lacks else ""
+        raise ModelError(f"dream needs {Can.GRADIENTS}, {model.name} can give {model.can}{why}.")
+    if layer is not None and Can.LAYERS not in model.can:
+        raise ModelError(f"{model.name} has no layers that can be seen: use layer=None, its output.")
 
 
 def _channels(given: Any) -> tuple[int, ...]:
@@ -168,7 +175,7 @@ def _number(value: Any) -> bool:
 def _input(model: Model, initial: Any, size: Any, device: str) -> tuple[Model, Inputs]:
     """The initial picture as the network takes it, or zeros of the same kind."""
     if initial is not None:
-        return ready(model, initial, device)
+        return ready(model, initial, device, Can.GRADIENTS)
     card = model.preparation
     stem = _stem(model)
     if isinstance(card, Card):
@@ -183,7 +190,7 @@ def _input(model: Model, initial: Any, size: Any, device: str) -> tuple[Model, I
             f"nothing says what {model.name} takes: it has no card and begins with no convolution. Give initial, a "
             "batch such as torch.zeros(1, channels, ...)."
         )
-    return ready(model, own(torch.zeros(1, channels, *sides), model.layout), device)
+    return ready(model, own(torch.zeros(1, channels, *sides), model.layout), device, Can.GRADIENTS)
 
 
 def _stem(model: Model) -> Any:

@@ -1,0 +1,178 @@
+"""The graph of an ONNX network as a torch module, for gradients and layers.
+
+What converts it is imported only here and only when asked, so that answers need none of it. Whether the module answers
+as ONNX Runtime does is asked on every input, see `seewhy.trace.converted`.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from seewhy.errors import ModelError
+
+KINDS = {1: torch.float32, 10: torch.float16, 11: torch.float64}  # of TensorProto.DataType
+PACKAGES = ("onnx", "onnxscript.optimizer", "onnx2pytorch")
+HIDDEN = "the session does not show the graph it runs; seewhy.load('onnx:FILE') gives gradients and layers too"
+CALLED = "forward= says how the session is called, and its graph cannot be called so"
+
+
+class Converted(NamedTuple):
+    """A module, and the two ways to call it; each gives the graph's first output."""
+
+    module: nn.Module
+    forward: Callable[[Tensor], Tensor]  # the batch as it is
+    one_by_one: Callable[[Tensor], Tensor]  # for graphs that hold the size of the batch
+    dtype: torch.dtype
+    by: str
+
+
+def conversion(session: Any) -> Callable[[], Converted | str] | None:
+    """What converts the graph of an ONNX Runtime session, once: a module, or why there is none.
+
+    None if the session does not show its graph.
+    """
+    file, data = getattr(session, "_model_path", None), getattr(session, "_model_bytes", None)
+    if not file and not data:
+        return None
+    source: Any = data or Path(file).resolve()  # the folder may be another one by the time it is read
+    lock, made = threading.Lock(), list[Converted | str]()
+
+    def convert() -> Converted | str:
+        with lock:
+            if not made:
+                made.append(_converted(source))
+            return made[0]
+
+    return convert
+
+
+def outside(onnx: Any, graph: Any, folder: Path) -> str | None:
+    """The first of the files that a graph takes its data from which is not in its folder; links are followed."""
+    for tensor in onnx.external_data_helper._get_all_tensors(graph):
+        for entry in tensor.external_data:
+            if entry.key == "location" and not (folder / entry.value).resolve().is_relative_to(folder.resolve()):
+                found: str = entry.value
+                return found
+    return None
+
+
+def first(module: Any, x: Tensor) -> Tensor:
+    """The first output, the one that a session's answer is."""
+    given = module(x)
+    found: Tensor = given[0] if isinstance(given, (list, tuple)) else given
+    return found
+
+
+def _converted(source: Path | bytes) -> Converted | str:
+    try:
+        onnx, optimizer, converter = map(import_module, PACKAGES)
+    except ImportError as error:
+        return f"gradients and layers need a conversion, and {error.name} is not installed: pip install 'seewhy[onnx]'"
+    try:
+        if isinstance(source, bytes):
+            model = onnx.load_from_string(source)
+        else:
+            asked = outside(onnx, onnx.load(source, load_external_data=False), source.parent)
+            if asked is not None:
+                return f"its graph asks for data outside its folder ({asked}), which is refused"
+            model = onnx.load(source)
+    except Exception as error:  # noqa: BLE001 (a file may have changed, or be of another format)
+        return f"its graph cannot be read ({type(error).__name__}: {_line(error)})"
+    try:
+        model = optimizer.optimize(model)
+    except Exception:  # noqa: BLE001 (it only makes the graph simpler)
+        model = onnx.ModelProto.FromString(model.SerializeToString())
+    alien = next((n for n in model.graph.node if n.domain not in ("", "ai.onnx")), None)
+    if alien is not None:
+        return f"the operator {alien.domain}::{alien.op_type} (node {alien.name!r}) cannot be converted to torch"
+    for entry in [entry for entry in model.opset_import if entry.domain not in ("", "ai.onnx")]:
+        model.opset_import.remove(entry)  # no node is of these
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    try:
+        net = converter.ConvertModel(copy, batch_dim=0)
+        guessed = [n for n in copy.graph.node if type(getattr(net, net.mapping[n.output[0]])) in BARE]
+        if guessed:  # a function of torch that happens to have the operator's name
+            return f"the operator {_operator(guessed[0], model)} cannot be converted to torch"
+        _name(net)
+    except Exception as error:  # noqa: BLE001 (what it cannot do it tells in many ways)
+        return f"the operator {_refused(model)} cannot be converted to torch ({type(error).__name__}: {_line(error)})"
+    del copy.graph.initializer[:]  # the module holds them
+    net.eval().requires_grad_(False)
+    known = {tensor.name for tensor in model.graph.initializer}
+    entered = next((i for i in model.graph.input if i.name not in known), None)
+    dtype = KINDS.get(entered.type.tensor_type.elem_type if entered is not None else 1, torch.float32)
+
+    def forward(x: Tensor) -> Tensor:
+        return first(net, x)
+
+    def one_by_one(x: Tensor) -> Tensor:
+        return torch.cat([first(net, row) for row in x.split(1)])
+
+    return Converted(net, forward, one_by_one, dtype, f"onnx2pytorch {version('onnx2pytorch')}")
+
+
+BARE = (type(torch.abs), type(torch.argsort), type(lambda: None))
+
+
+def _name(net: Any) -> None:
+    """Give the layers the names of the graph's nodes, with _ for what cannot stand in the name of a layer."""
+    for number, node in enumerate(net.onnx_model.graph.node):
+        old = net.mapping[node.output[0]]
+        layer = getattr(net, old)
+        if isinstance(layer, nn.Module):
+            name = re.sub(r"[^\w-]+", "_", node.name or f"{node.op_type}_{node.output[0]}").strip("_")
+            delattr(net, old)
+            if not name or hasattr(net, name):
+                name = f"{name or node.op_type}_{number}"
+            net.add_module(name, layer)
+            net.mapping[node.output[0]] = name
+
+
+def _refused(model: Any) -> str:
+    """The node that the conversion stops at."""
+    operations = import_module("onnx2pytorch.convert.operations")
+    names = import_module("onnx2pytorch.convert.model")
+    done = 0
+    try:
+        for _ in operations.convert_operations(model.graph, names.get_opset_version(model), 0, False):
+            done += 1
+    except Exception:  # noqa: BLE001 (the one that was met before)
+        return _operator(model.graph.node[done], model)
+    return "graph"
+
+
+def _operator(node: Any, model: Any) -> str:
+    opset = next((entry.version for entry in model.opset_import if entry.domain == node.domain), "?")
+    return f"{node.op_type} (node {node.name!r}, opset {opset})"
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]
+
+
+def where_stopped(module: nn.Module, x: Tensor) -> str:
+    """The layer in which a forward of the module stops; "" if it does not."""
+    entered: list[str] = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda _layer, _given, name=name: entered.append(name))  # type: ignore[misc]
+        for name, layer in module.named_children()
+    ]
+    try:
+        with torch.no_grad():
+            module(x)
+    except Exception:  # noqa: BLE001 (where, not what)
+        return entered[-1] if entered else ""
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return ""

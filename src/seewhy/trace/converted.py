@@ -1,0 +1,92 @@
+"""A network that only answers, converted to torch: believed on an input once it answers there as the network does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from seewhy.errors import ModelError, OptionError
+from seewhy.models.onnx_graph import first, where_stopped
+from seewhy.types import Can
+
+from .forward import quiet, run
+from .layout import own
+
+if TYPE_CHECKING:
+    from seewhy.types import Inputs, Model
+
+RANGE = 1e-4  # of a sample's output: how far the two may differ
+LARGEST = 1e-6  # of its largest value, which rounds even where the range is small
+
+
+def converted(model: Model, x: Inputs) -> tuple[Model, Inputs]:
+    """The network with gradients and layers, and the input in its precision; or as it was, with what it lacks.
+
+    It is compared in passes of two samples, since a graph may hold the size of the batch it was made with; then sample
+    by sample. What differs by more than 1e-4 of a sample's range (and 1e-6 of its largest value) is not believed.
+
+    Raises:
+        ModelError: the network itself refuses the input.
+        OptionError: the input is not on the CPU.
+    """
+    assert model.conversion is not None
+    made = model.conversion()
+    if isinstance(made, str):
+        return replace(model, lacks=made), x
+    if x.device.type != "cpu":
+        raise OptionError(f"device={str(x.device)!r}: {model.name} and its conversion run on the CPU: use 'auto'.")
+    x = x.to(made.dtype)
+    known: dict[str, Any] = {"module": made.module, "call": first, "can": Can.SCORES | Can.GRADIENTS | Can.LAYERS}
+    reason = ""
+    for forward, rows in ((made.forward, None), (made.one_by_one, 1)):
+        twin = replace(model, forward=forward, rows=rows, lacks="", conversion=None, **known)
+        found = max((_apart(model, twin, pair) for pair in _pairs(x)), key=_size)
+        if isinstance(found, float) and found <= 1:
+            note = (
+                f"gradients and layers are those of the graph as {made.by} converts it; its output differs from ONNX "
+                f"Runtime's by {found * RANGE:.0e} of its range on this input"
+            )
+            return replace(twin, notes=(*model.notes, note)), x
+        reason = found if isinstance(found, str) else (
+            f"the graph as {made.by} converts it differs from ONNX Runtime on this input by {found * RANGE:.1g} of the "
+            f"output's range, more than {RANGE:g}"
+        )  # fmt: skip
+    return replace(model, lacks=reason), x
+
+
+def _size(found: float | str) -> float:
+    return found if isinstance(found, float) else float("inf")
+
+
+def _pairs(x: Inputs) -> Iterator[Inputs]:
+    """All samples, two at a time; a single one with another beside it."""
+    if len(x) == 1:
+        yield torch.cat([x, x / 2 if x.any() else x + 1])
+    for start in range(0, len(x) if len(x) > 1 else 0, 2):
+        yield x[min(start, len(x) - 2) :][:2]
+
+
+def _apart(model: Model, twin: Model, x: Inputs) -> float | str:
+    """How far the two answers differ, 1 being all that is allowed; or how the conversion fails."""
+    with quiet(model):
+        expected: Tensor = run(model, x, graph=False).output
+    try:
+        with quiet(twin):
+            found = run(twin, x, graph=False).output
+    except (ModelError, TypeError, AttributeError, KeyError, NotImplementedError, AssertionError) as error:
+        assert twin.module is not None
+        with quiet(twin):
+            at = where_stopped(twin.module, own(x[:1], model.layout))
+        text = str(error).strip().split("\n")[0]
+        return f"the graph as it was converted to torch fails{f' at {at!r}' if at else ''}: {text}"
+    if found.shape != expected.shape:
+        return f"the graph as it was converted gives {list(found.shape)} where ONNX Runtime gives {list(expected.shape)}"
+    a, b = (each.double().reshape(len(x), -1) for each in (expected, found))
+    allowed = RANGE * (a.amax(1) - a.amin(1)) + LARGEST * a.abs().amax(1)
+    difference = (a - b).abs().amax(1)
+    # a constant zero, met exactly, is met
+    return float(torch.where(difference == 0, 0.0, difference / allowed).max())
