@@ -71,8 +71,10 @@ def session(network: Any) -> Callable[[Tensor], Any]:
                 given = network.run(None, {inputs[0].name: full})[0]
             except Exception as error:  # its errors are of a family of their own
                 raise RuntimeError(str(error).strip().split("\n")[0]) from error
-            parts.append(np.asarray(given)[: len(part)])
-        return _tensor(np.concatenate(parts))
+            given = np.asarray(given)
+            padded = len(full) > len(part) and given.ndim > 0 and len(given) == len(full)
+            parts.append(given[: len(part)] if padded else given)
+        return _tensor(np.concatenate(parts) if len(parts) > 1 else parts[0])
 
     return call
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from seewhy.errors import ModelError
 
@@ -100,9 +101,6 @@ def _converted(source: Path | bytes) -> Converted | str:
     copy.CopyFrom(model)
     try:
         net = converter.ConvertModel(copy, batch_dim=0)
-        guessed = [n for n in copy.graph.node if type(getattr(net, net.mapping[n.output[0]])) in BARE]
-        if guessed:  # a function of torch that happens to have the operator's name
-            return f"the operator {_operator(guessed[0], model)} cannot be converted to torch"
         _name(net)
     except Exception as error:  # noqa: BLE001 (what it cannot do it tells in many ways)
         return f"the operator {_refused(model)} cannot be converted to torch ({type(error).__name__}: {_line(error)})"
@@ -121,14 +119,73 @@ def _converted(source: Path | bytes) -> Converted | str:
     return Converted(net, forward, one_by_one, dtype, f"onnx2pytorch {version('onnx2pytorch')}")
 
 
-BARE = (type(torch.abs), type(torch.argsort), type(lambda: None))
+class Gather(nn.Module):
+    """ONNX Gather: parts of one axis, by their numbers."""
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, data: Tensor, indices: Tensor) -> Tensor:
+        """[*before, n, *after], [*m] -> [*before, *m, *after]."""
+        return data[(slice(None),) * (self.axis % data.ndim) + (indices.long(),)]
+
+
+class Slice(nn.Module):
+    """ONNX Slice: from start to end by steps, along some axes."""
+
+    def __init__(self, axes: Any = None, starts: Any = None, ends: Any = None, steps: Any = None) -> None:
+        super().__init__()
+        self.given = (starts, ends, axes, steps)
+
+    def forward(self, data: Tensor, *asked: Any) -> Tensor:
+        """The data, and what older opsets keep as attributes: starts, ends, axes, steps."""
+        both = zip((*asked, None, None, None, None), self.given, strict=False)
+        starts, ends, axes, steps = (_numbers(held if new is None else new) for new, held in both)
+        assert starts is not None and ends is not None
+        for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            axis, step = (axes[i] % data.ndim if axes else i), steps[i] if steps else 1
+            which = slice(start, end, step)
+            if step > 0:
+                data = data[(slice(None),) * axis + (which,)]
+            else:  # torch walks forwards only
+                back = torch.tensor(list(range(data.shape[axis])[which]), dtype=torch.long, device=data.device)
+                data = data.index_select(axis, back)
+        return data
+
+
+class LayerNorm(nn.Module):
+    """ONNX LayerNormalization, as the function that torch knows it by."""
+
+    def __init__(self, axis: int, eps: float) -> None:
+        super().__init__()
+        self.axis, self.eps = axis, eps
+
+    def forward(self, x: Tensor, scale: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """Mean 0 and variance 1 over all axes from `axis` on."""
+        return F.layer_norm(x, x.shape[self.axis % x.ndim :], scale, bias, self.eps)
+
+
+def _numbers(given: Any) -> list[int] | None:
+    return given.flatten().tolist() if isinstance(given, Tensor) else [given] if isinstance(given, int) else given
+
+
+def _ours(layer: Any, node: Any) -> Any:
+    """A layer in place of one whose indexing torch is about to read otherwise, or that spells a function out."""
+    if node.op_type == "Gather":
+        return Gather(layer.dim)
+    if node.op_type == "Slice":
+        return Slice(layer.dim, layer.starts, layer.ends, layer.steps)
+    if node.op_type == "LayerNormalization" and len(node.output) == 1 and layer.stash_type == 1:
+        return LayerNorm(layer.axis, layer.eps)
+    return layer
 
 
 def _name(net: Any) -> None:
     """Give the layers the names of the graph's nodes, with _ for what cannot stand in the name of a layer."""
     for number, node in enumerate(net.onnx_model.graph.node):
         old = net.mapping[node.output[0]]
-        layer = getattr(net, old)
+        layer = _ours(getattr(net, old), node)
         if isinstance(layer, nn.Module):
             name = re.sub(r"[^\w-]+", "_", node.name or f"{node.op_type}_{node.output[0]}").strip("_")
             delattr(net, old)

@@ -117,7 +117,7 @@ def _surveyed(model: Model, x: Inputs, end: str | None) -> Survey:
     for step in steps:
         shape = step.shape
         grids += grids_of([step], x, last)
-        places.append(None if shape is None or shape[0] != 1 else place(shape, size, grids, last))
+        places.append(None if not shape or shape[0] != 1 else place(shape, size, grids, last))
     index, why = _choose(steps, places, outputs, leaf) if ends else (None, DETACHED)
     seen = [Seen(s.name, s.shape, where) for s, where in zip(steps, places, strict=True)]
     named = [s for s in steps if ends and s.edge is not None and origin(s.edge.node) is origin(ends[0])]
