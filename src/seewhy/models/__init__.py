@@ -31,7 +31,8 @@ def wrap(
     Args:
         network: a `torch.nn.Module`, a Keras 3 model (with gradients and layers where Keras runs on torch; a softmax
             at its end is left out, so that logits are explained), any callable tensor or array -> scores, or an ONNX
-            Runtime session. A `Model` comes back as it is.
+            Runtime session (gradients and layers by a conversion that is compared with it on every input). A `Model`
+            comes back as it is.
         labels: names of the classes, in the order of the scores.
         prepare: a `Card`, or a function that turns whatever you have into a batch of inputs.
         layout: one letter an axis of the input: N the batch, C the channels, any others ("NHWC", "NTC"; "NF": features

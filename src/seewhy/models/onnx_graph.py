@@ -18,12 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seewhy.errors import ModelError
-
 KINDS = {1: torch.float32, 10: torch.float16, 11: torch.float64}  # of TensorProto.DataType
 PACKAGES = ("onnx", "onnxscript.optimizer", "onnx2pytorch")
 HIDDEN = "the session does not show the graph it runs; seewhy.load('onnx:FILE') gives gradients and layers too"
-CALLED = "forward= says how the session is called, and its graph cannot be called so"
+CALLED = "the session is called as forward= says, and its graph cannot be called so"
 
 
 class Converted(NamedTuple):

@@ -84,7 +84,9 @@ def _apart(model: Model, twin: Model, x: Inputs) -> float | str:
         text = str(error).strip().split("\n")[0]
         return f"the graph as it was converted to torch fails{f' at {at!r}' if at else ''}: {text}"
     if found.shape != expected.shape:
-        return f"the graph as it was converted gives {list(found.shape)} where ONNX Runtime gives {list(expected.shape)}"
+        return (
+            f"the graph as it was converted gives {list(found.shape)} where ONNX Runtime gives {list(expected.shape)}"
+        )
     a, b = (each.double().reshape(len(x), -1) for each in (expected, found))
     allowed = RANGE * (a.amax(1) - a.amin(1)) + LARGEST * a.abs().amax(1)
     difference = (a - b).abs().amax(1)
