@@ -337,6 +337,26 @@ def test_slices_of_old_kept_their_numbers_as_attributes():
     assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("where", ["inputs", "attributes"])
+@pytest.mark.parametrize("bounds", [(0, 6), (0, None), (None, 0.2)])
+def test_clips_are_rectifiers_where_they_are(bounds, where):
+    named = {name: np.float32(v) for name, v in zip(("min", "max"), bounds, strict=True) if v is not None}
+    if where == "inputs":
+        clip = H.make_node("Clip", ["c", *(name if name in named else "" for name in ("min", "max"))], ["r"])
+    else:
+        clip = H.make_node("Clip", ["c"], ["r"], **{name: float(v) for name, v in named.items()})
+    weights = WEIGHTS | (named if where == "inputs" else {})
+    model = seewhy.wrap(session(graph([STEM[0], clip, *POOL, *HEAD], weights, opset=17 if where == "inputs" else 9)))
+
+    def same(x):
+        w, v, b = (torch.from_numpy(WEIGHTS[k]) for k in "wvb")
+        return nn.functional.conv2d(x, w).clamp(*bounds).mean((2, 3)) @ v + b
+
+    methods = ["gradient", "guided_backprop"] if bounds[0] == 0 else ["gradient"]
+    for method in methods:
+        assert close(*(seewhy.explain(m, X, method, target=1) for m in (model, same)))
+
+
 @pytest.mark.parametrize(("axis", "numbers"), [(-1, 1), (2, [3, -1]), (3, [[5, 7], [-8, 0]])])
 def test_gathers_of_a_number_a_row_and_a_table(axis, numbers):
     nodes = [H.make_node("Gather", ["x", "i"], ["g"], axis=axis), H.make_node("Flatten", ["g"], ["y"])]

@@ -143,11 +143,11 @@ class Slice(nn.Module):
         assert starts is not None and ends is not None
         for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
             axis, step = (axes[i] % data.ndim if axes else i), steps[i] if steps else 1
-            which = slice(start, end, step)
+            which = range(data.shape[axis])[slice(start, end, step)]  # ends may lie far outside
             if step > 0:
-                data = data[(slice(None),) * axis + (which,)]
+                data = data[(slice(None),) * axis + (slice(which.start, which.stop, step),)]
             else:  # torch walks forwards only
-                back = torch.tensor(list(range(data.shape[axis])[which]), dtype=torch.long, device=data.device)
+                back = torch.tensor(list(which), dtype=torch.long, device=data.device)
                 data = data.index_select(axis, back)
         return data
 
@@ -164,6 +164,24 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x, x.shape[self.axis % x.ndim :], scale, bias, self.eps)
 
 
+class Clip(nn.Module):
+    """ONNX Clip, with numbers for bounds wherever they are constants, so that a ReLU6 is known for a rectifier."""
+
+    def __init__(self, low: float | None, high: float | None) -> None:
+        super().__init__()
+        self.given = (low, high)
+
+    def forward(self, x: Tensor, *asked: Tensor | None) -> Tensor:
+        """What lies outside the bounds is moved there; either may be missing."""
+        both = zip((*asked, None, None), self.given, strict=False)
+        low, high = (_number(held if new is None else new) for new, held in both)
+        return x if low is None and high is None else torch.clamp(x, low, high)
+
+
+def _number(given: Any) -> Any:
+    return given.item() if isinstance(given, Tensor) and given.numel() == 1 and not given.requires_grad else given
+
+
 def _numbers(given: Any) -> list[int] | None:
     return given.flatten().tolist() if isinstance(given, Tensor) else [given] if isinstance(given, int) else given
 
@@ -174,6 +192,8 @@ def _ours(layer: Any, node: Any) -> Any:
         return Gather(layer.dim)
     if node.op_type == "Slice":
         return Slice(layer.dim, layer.starts, layer.ends, layer.steps)
+    if node.op_type == "Clip":
+        return Clip(layer.min, layer.max)
     if node.op_type == "LayerNormalization" and len(node.output) == 1 and layer.stash_type == 1:
         return LayerNorm(layer.axis, layer.eps)
     return layer
