@@ -205,7 +205,7 @@ def keras_conv():
 
 
 def onnx_session():
-    """A convolution, a ReLU and a mean, in ONNX Runtime: it only answers."""
+    """A convolution, a ReLU and a mean, in ONNX Runtime, with its gradients by conversion."""
     import onnx
     import onnxruntime
 

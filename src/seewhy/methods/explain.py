@@ -189,7 +189,7 @@ def explain(
 def _each_by_its_own(
     model: Model,
     x: Any,
-    method: Sequence[Any],
+    method: Any,
     members: list[Member],
     answered: list[bool],
     same: Mapping[str, Any],

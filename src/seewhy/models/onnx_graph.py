@@ -42,7 +42,7 @@ def conversion(session: Any) -> Callable[[], Converted | str] | None:
     file, data = getattr(session, "_model_path", None), getattr(session, "_model_bytes", None)
     if not file and not data:
         return None
-    source: Any = data or Path(file).resolve()  # the folder may be another one by the time it is read
+    source: Any = data or Path(str(file)).resolve()  # the folder may be another one by the time it is read
     lock, made = threading.Lock(), list[Converted | str]()
 
     def convert() -> Converted | str:
@@ -239,7 +239,7 @@ def where_stopped(module: nn.Module, x: Tensor) -> str:
     """The layer in which a forward of the module stops; "" if it does not."""
     entered: list[str] = []
     hooks = [
-        layer.register_forward_pre_hook(lambda _layer, _given, name=name: entered.append(name))  # type: ignore[misc]
+        layer.register_forward_pre_hook(lambda _layer, _given, name=name: entered.append(name))
         for name, layer in module.named_children()
     ]
     try:
