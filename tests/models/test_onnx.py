@@ -100,12 +100,12 @@ def test_layers_have_the_names_of_the_nodes(exported):
     assert torch.allclose(found, seewhy.activations(net, x, "blocks.5.0.bn1.act").values, atol=1e-4)
 
 
-def graph(nodes, weights, batch="n", shape=(3, 8, 8), opset=17, domains=()):
+def graph(nodes, weights, batch="n", shape=(3, 8, 8), opset=17, domains=(), out=("y",)):
     known = [onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in weights.items()]
     model = H.make_model(
         H.make_graph(
             nodes, "small", [H.make_tensor_value_info("x", FLOAT, [batch, *shape])],
-            [H.make_tensor_value_info("y", FLOAT, None)], known,
+            [H.make_tensor_value_info(o, FLOAT, None) for o in out], known,
         ),
         opset_imports=[H.make_opsetid("", opset), *(H.make_opsetid(name, 1) for name in domains)], ir_version=8,
     )  # fmt: skip
@@ -210,6 +210,24 @@ def test_a_shape_that_holds_the_batch():
     weights = WEIGHTS | {"s": np.array([1, 6, -1])}
     model = seewhy.wrap(session(graph(STEM + flat + HEAD, weights, 1)))
     assert close(seewhy.explain(model, X, "gradient", target=0), seewhy.explain(small, X, "gradient", target=0))
+
+
+def test_the_first_of_several_outputs():
+    model = seewhy.wrap(session(graph(SMALL, WEIGHTS, out=("y", "f"))))
+    assert close(seewhy.explain(model, X, "gradient", target=3), seewhy.explain(small, X, "gradient", target=3))
+
+
+def test_a_graph_that_reads_its_own_shape():
+    """Steps that give a single number are no layers with positions."""
+    nodes = [
+        H.make_node("Shape", ["p"], ["s"]), H.make_node("Gather", ["s", "zero"], ["n"], name="number"),
+        H.make_node("Unsqueeze", ["n", "first"], ["u"]), H.make_node("Concat", ["u", "rest"], ["to"], axis=0),
+        H.make_node("Reshape", ["p", "to"], ["f"]),
+    ]  # fmt: skip
+    weights = WEIGHTS | {"zero": np.array(0), "first": np.array([0]), "rest": np.array([6])}
+    model = seewhy.wrap(session(graph([*STEM, POOL[0], *nodes, *HEAD], weights)))
+    assert {row.name: row.spatial for row in seewhy.layers(model, X)}["bend"]
+    assert seewhy.explain(model, X, "gradcam").feature_layer == "bend"
 
 
 def test_another_domain_is_refused_by_its_name():
@@ -387,6 +405,7 @@ def test_a_graph_that_cannot_be_had(given, message):
 def test_an_answer_without_the_batch_first_is_not_cut_to_it():
     turn = [H.make_node("Transpose", ["x"], ["y"], perm=[1, 0, 2])]
     model = seewhy.wrap(session(graph(turn, {}, shape=(4, 6))))
+    assert model.forward(torch.randn(2, 4, 6)).shape == (4, 2, 6)
     for method in ("occlusion", "gradient"):
         with pytest.raises(seewhy.ModelError, match="the first axis must be the batch"):
             seewhy.explain(model, torch.randn(2, 4, 6), method, target=lambda y: y[:, 0, 0])
