@@ -8,7 +8,7 @@ demo: .venv/demo
 	$(BIN)/seewhy demo --out seewhy-demo
 
 test: .venv/dev lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/dev
 	$(BIN)/ruff check src tests benchmarks docs examples

@@ -33,7 +33,7 @@ typing.TYPE_CHECKING = False
 from seewhy.cli.demo import pictures  # noqa: E402
 
 mpl.use("Agg")
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 PIL.Image.init()
 
 

@@ -56,7 +56,7 @@ def test_only_data_on_stdout_and_nothing_else_on_stderr(shipped, tmp_path):
     assert re.fullmatch(r"layer: bn2\.act \(7 × 7\): .*\n", said.stderr)  # why this layer, and nothing else
     (line,) = [json.loads(line) for line in said.stdout.splitlines()]
     fields = {"input", "sheet", "method", "labels", "score", "scores", "options", "completeness", "notes"}
-    fields |= {"feature_layer", "reduction_layer", "evaluations"}
+    fields |= {"feature_layer", "reduction_layer", "evaluations", "filters"}
     assert line.keys() == fields
     assert (line["method"], line["labels"], line["score"]) == ("gradcam", ["Egyptian cat"], "logit")
     with Image.open(line["sheet"]) as sheet:

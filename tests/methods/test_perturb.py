@@ -829,3 +829,15 @@ def test_what_is_answered_from_a_record_is_what_the_network_says(method):
     quick, plain = (seewhy.explain(m, x, method, **options) for m in (net, Undoable(net)))
     assert quick.evaluations == plain.evaluations
     assert (quick.maps - plain.maps).abs().max() <= 1e-10 * plain.maps.abs().max()
+
+
+@pytest.mark.parametrize("method", ["rise", "occlusion", "lime"])
+def test_a_target_for_each_sample(method):
+    net, x = classifier(), noise(2, 3, 8, 9)
+    options = {"occlusion": {"mask_size": 4, "stride": 4}, "rise": {"samples": 32}, "lime": {"samples": 32}}[method]
+    options |= {"segments": "grid", "features": 4} if method == "lime" else {}
+    both = seewhy.explain(net, x, method, target=torch.tensor([2, 0]), **options).values
+    same = seewhy.explain(net, x, method, target=[2, 0], **options).values
+    torch.testing.assert_close(both[0, 0], same[0, 0])
+    torch.testing.assert_close(both[1, 0], same[1, 1])
+    assert (same[0, 0] - same[0, 1]).abs().max() > 1e-3

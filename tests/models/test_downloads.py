@@ -44,5 +44,6 @@ def test_published_weights_need_leave(monkeypatch):
 def test_without_a_network_it_is_said(spec, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)  # between several tries
     with pytest.raises(seewhy.ModelError, match="fetched"):
         seewhy.load(spec, allow_download=True)

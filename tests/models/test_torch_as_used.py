@@ -115,3 +115,77 @@ def test_keyword_inputs_and_several_outputs_through_wrap(method):
     torch.testing.assert_close(e.values.flatten(), net.numbers.weight[1].detach())
     with pytest.raises(seewhy.ModelError, match="forward"):
         seewhy.explain(seewhy.wrap(net, forward=lambda n, x: n(x, numbers=numbers.expand(len(x), -1))), x, method)
+
+
+class Both(nn.Module):
+    """A picture and a row of numbers, and an index that is looked up."""
+
+    def __init__(self):
+        super().__init__()
+        self.picture, self.numbers = classifier(), nn.Linear(5, 4).double()
+        self.table = nn.Embedding(7, 5).double()
+
+    def forward(self, picture, numbers, index):
+        return self.picture(picture) * torch.tanh(self.numbers(numbers + self.table(index)))
+
+
+def both():
+    torch.manual_seed(0)
+    index = torch.tensor([1, 6, 3])
+    return Both(), {"picture": noise(3, 3, 8, 9), "numbers": noise(3, 5), "index": index}
+
+
+def test_several_inputs_have_a_map_each():
+    """The gradient at each, sample by sample, is what autograd gives for all at once."""
+    net, inputs = both()
+    before = state(net)
+    found = seewhy.explain(net, inputs, "gradient", target=[2, 0])
+    assert list(found) == ["picture", "numbers"]
+    leaves = [inputs["picture"].clone().requires_grad_(), inputs["numbers"].clone().requires_grad_()]
+    output = net(*leaves, inputs["index"])
+    for k, target in enumerate((2, 0)):
+        expected = torch.autograd.grad(output[:, target].sum(), leaves, retain_graph=True)
+        torch.testing.assert_close(found["picture"].values[:, k], expected[0])
+        torch.testing.assert_close(found["numbers"].values[:, k, 0], expected[1])
+    torch.testing.assert_close(found["picture"].scores, output[:, [2, 0]].detach())
+    assert found["picture"].maps.shape == (3, 2, 8, 9)
+    in_order = seewhy.explain(net, tuple(inputs.values()), "gradient", target=[2, 0])
+    assert len(in_order) == 2
+    assert torch.equal(in_order[1].values, found["numbers"].values)
+    assert same(before, state(net))
+
+
+def test_several_inputs_several_methods_and_a_target_a_sample():
+    net, inputs = both()
+    target = torch.tensor([3, 0, 1])
+    slope, product = seewhy.explain(net, inputs, ["gradient", "input_x_gradient"], target=target)["picture"]
+    assert slope.targets[:, 0].tolist() == target.tolist()
+    torch.testing.assert_close(product.values, slope.values * inputs["picture"][:, None])
+    of_numbers = seewhy.explain(net, inputs, "occlusion", target=target, mask_size=1, stride=1)["numbers"]
+    for n in range(3):
+        without = inputs["numbers"][n : n + 1].repeat(5, 1)
+        without[range(5), range(5)] = 0
+        with torch.no_grad():
+            full = net(inputs["picture"][n : n + 1], inputs["numbers"][n : n + 1], inputs["index"][n : n + 1])
+            less = net(inputs["picture"][n : n + 1].expand(5, -1, -1, -1), without, inputs["index"][n].expand(5))
+        torch.testing.assert_close(of_numbers.values[n, 0, 0], (full - less)[:, target[n]])
+
+
+def test_several_inputs_of_a_function():
+    net, inputs = both()
+    model = seewhy.wrap(lambda *given: net(*given), forward=lambda f, given: f(*given))
+    e, _ = seewhy.explain(model, tuple(inputs.values()), "gradient", target=1)
+    assert torch.equal(e.values, seewhy.explain(net, inputs, "gradient", target=1)["picture"].values)
+    with pytest.raises(seewhy.ModelError, match="forward=lambda"):
+        seewhy.explain(lambda a, b: a + b, (torch.ones(1, 3), torch.ones(1, 3)), "gradient")
+
+
+@pytest.mark.parametrize(("change", "why"), [
+    ({"numbers": noise(2, 5)}, "same number"),
+    ({"numbers": "cat.png"}, "batch first"),
+    ({"picture": torch.ones(3, dtype=torch.long), "numbers": torch.ones(3, dtype=torch.long)}, "whole numbers"),
+])  # fmt: skip
+def test_several_inputs_that_do_not_fit(change, why):
+    net, inputs = both()
+    with pytest.raises(seewhy.InputError, match=why):
+        seewhy.explain(net, inputs | change, "gradient")

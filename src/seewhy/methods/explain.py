@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from seewhy import maps
 from seewhy.errors import ModelError, OptionError, choose
@@ -38,6 +37,7 @@ from .method import Method
 from .progress import tracked
 from .room import check_sizes, room_for
 from .scene import Given, Member, Scene, batches
+from .several import explain_each, padded
 
 if TYPE_CHECKING:
     from seewhy.types import Indices, Inputs, Model, Scores
@@ -47,6 +47,10 @@ UPSAMPLING = ("bicubic", "linear", "nearest", "none")
 
 @overload
 def explain(model: Any, x: list[Tensor], method: Any = ..., **options: Any) -> list[Any]: ...
+@overload
+def explain(model: Any, x: tuple[Any, ...], method: Any = ..., **options: Any) -> tuple[Any, ...]: ...
+@overload
+def explain(model: Any, x: Mapping[str, Any], method: Any = ..., **options: Any) -> dict[str, Any]: ...
 @overload
 def explain(model: Any, x: Any, method: str | Method | Averaged = ..., **options: Any) -> Explanation: ...
 @overload
@@ -73,7 +77,8 @@ def explain(
     Args:
         model: a network, or a wrapped one.
         x: a batch in the network's own layout, or what the model's `prepare` takes. A list of unbatched
-            tensors gives a list of explanations, one an input.
+            tensors gives a list of explanations, one an input. A tuple or dictionary of batches: a network of several
+            inputs, called as network(*x) or network(**x).
         method: a name, or a list of them, which share forward passes; a list gives a list.
         target: None: the best class of each sample. Class index or label; a list of them: K targets, each on its
             own. Tensor [N] or [N, K]: per sample. "top3". Function(output) -> [N], or a list of them; it sees any
@@ -94,7 +99,8 @@ def explain(
         **options: the method's own, see `seewhy.METHODS[name].options`.
 
     Returns:
-        `Explanation`; a list of them for a list of methods or of unbatched tensors (methods outermost).
+        `Explanation`; a list of them for a list of methods or of unbatched tensors (methods outermost). Of several
+        inputs one each, in the structure of x, with the others held as they are; whole numbers have none.
 
     Raises:
         UnknownNameError: no such method, option, label or layer.
@@ -106,7 +112,9 @@ def explain(
     same = {"target": target, "score": score, "feature_layer": feature_layer, "reduction_layer": reduction_layer}
     same |= {"upsample": upsample, "batch_size": batch_size, "max_memory": max_memory}
     same |= {"device": device, "seed": seed, "progress": progress}
-    if isinstance(x, (list, tuple)) and x and all(isinstance(one, Tensor) for one in x):
+    if isinstance(x, (Mapping, tuple)) and x:
+        return explain_each(explain, model, x, method, **same, **options)
+    if isinstance(x, list) and x and all(isinstance(one, Tensor) for one in x):
         axis = (wrap(model).layout or "N").index("N")
         each = [explain(model, one.unsqueeze(axis), method, **same, **options) for one in x]
         return each if is_one(method) else [list(one) for one in zip(*each, strict=True)]
@@ -365,18 +373,10 @@ def _assembled(
         scaled=maps.rescale(shown).float(),
         completeness=_whole([p.completeness for p in parts]),
         stderr=None if stderr is None else stderr.to(values),
-        extras={key: _padded([p.extras[key] for p in parts]).cpu() for key in parts[0].extras},
+        extras={key: padded([p.extras[key] for p in parts]).cpu() for key in parts[0].extras},
         evaluations=Evaluations(*map(sum, zip(*(g.evaluations for g in given), strict=True))),
         notes=shared["notes"] + notes + constant,
     )
-
-
-def _padded(parts: Sequence[Tensor]) -> Tensor:
-    """The batches' parts as one; the last axis filled up with NaN where it is shorter (unequal numbers of segments)."""
-    if len({p.shape[1:] for p in parts}) == 1:
-        return torch.cat(list(parts))
-    widest = max(p.shape[-1] for p in parts)
-    return torch.cat([F.pad(p, (0, widest - p.shape[-1]), value=torch.nan) for p in parts])
 
 
 def _whole(parts: Sequence[Tensor | None]) -> Tensor | None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seewhy.errors import OptionError
-
-from .sheet import DPI, DRAWN, REPORTED, figure, png, show
+from .sheet import png, show
 from .table import table
 
 if TYPE_CHECKING:
@@ -48,20 +45,3 @@ def sheet(given: Comparison, **options: Any) -> Any:
 def picture(given: Comparison, **options: Any) -> bytes:
     """The same as the bytes of a PNG file."""
     return png(given.maps, **options)
-
-
-def save(given: Comparison, file: str | Path, **options: Any) -> None:
-    """Write the sheet (.png, .svg, .pdf) or the report with the table of agreement (.html).
-
-    Raises:
-        OptionError: another ending.
-    """
-    path = Path(file)
-    if path.suffix.lower() in DRAWN:
-        figure(given.maps, **options).savefig(path, dpi=DPI)
-    elif path.suffix.lower() in REPORTED:
-        from .report import report
-
-        report(given, path, **options)
-    else:
-        raise OptionError(f"{path.name}: the ending must be one of {', '.join((*DRAWN, *REPORTED))}.")

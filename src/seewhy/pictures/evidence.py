@@ -1,4 +1,4 @@
-"""What `seewhy.check` found: as a table, as a figure, as a file."""
+"""What `seewhy.check` found: as a table, as a figure, as numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 import json
 import math
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seewhy import maps
@@ -15,7 +14,7 @@ from seewhy.evidence import CHECKS
 
 from .panels import draw_input, draw_map, input_picture, strongest_slice
 from .scale import scale_of
-from .sheet import DPI, DRAWN, PANEL, REPORTED
+from .sheet import DPI, PANEL
 from .table import table
 from .verdicts import COLOURS
 
@@ -138,30 +137,6 @@ def _band(one: Judgement) -> tuple[list[float], list[float], list[float]]:
     return tuple(  # type: ignore[return-value]
         [1.0, *(getattr(one.similarity[k], part) for k in kinds)] for part in ("low", "same", "high")
     )
-
-
-def save(given: Evidence, file: str | Path, **options: Any) -> None:
-    """Write the figure (.png, .svg, .pdf), the numbers (.json) or the report (.html).
-
-    Raises:
-        OptionError: another ending.
-    """
-    path = Path(file)
-    if path.suffix.lower() in DRAWN:
-        figure(given, **options).savefig(path, dpi=DPI)
-    elif path.suffix.lower() == ".json":
-        path.write_text(json.dumps(numbers(given), indent=1), encoding="utf-8")
-    elif path.suffix.lower() in REPORTED:
-        report(given, path, **options)
-    else:
-        raise OptionError(f"{path.name}: the ending must be one of {', '.join((*DRAWN, *REPORTED))}, .json.")
-
-
-def report(given: Evidence, file: str | Path, **options: Any) -> Path:
-    """Write the report; see `seewhy.report`."""
-    from .report import report as write
-
-    return write([], file, evidence=given, **options)
 
 
 def numbers(given: Evidence) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Explanations to and from files."""
+"""Records to files, and explanations from them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from seewhy.errors import InputError, OptionError
-from seewhy.types import Card, Evaluations, Explanation
+from seewhy.types import Card, Comparison, Evaluations, Evidence, Explanation
 
+from . import evidence
+from .report import report
 from .sheet import DPI, DRAWN, REPORTED, figure
 
 _MARK = "$"  # a key that no option has
@@ -33,8 +35,6 @@ def save(explanation: Explanation, file: str | Path, **options: Any) -> None:
     if path.suffix.lower() in DRAWN:
         figure(explanation, **options).savefig(path, dpi=DPI)
     elif path.suffix.lower() in REPORTED:
-        from .report import report
-
         report(explanation, path, **options)
     elif path.suffix.lower() == ".npz":
         arrays: dict[str, np.ndarray] = {}
@@ -43,6 +43,43 @@ def save(explanation: Explanation, file: str | Path, **options: Any) -> None:
             np.savez_compressed(opened, allow_pickle=False, record=np.array(json.dumps(record)), **arrays)
     else:
         raise OptionError(f"{path.name}: the ending must be one of {', '.join((*DRAWN, *REPORTED))}, .npz.")
+
+
+def save_comparison(given: Comparison, file: str | Path, **options: Any) -> None:
+    """Write the sheet (.png, .svg, .pdf) or the report with the table of agreement (.html).
+
+    Raises:
+        OptionError: another ending.
+    """
+    path = Path(file)
+    if path.suffix.lower() in DRAWN:
+        figure(given.maps, **options).savefig(path, dpi=DPI)
+    elif path.suffix.lower() in REPORTED:
+        report(given, path, **options)
+    else:
+        raise OptionError(f"{path.name}: the ending must be one of {', '.join((*DRAWN, *REPORTED))}.")
+
+
+def save_evidence(given: Evidence, file: str | Path, **options: Any) -> None:
+    """Write the figure (.png, .svg, .pdf), the numbers (.json) or the report (.html).
+
+    Raises:
+        OptionError: another ending.
+    """
+    path = Path(file)
+    if path.suffix.lower() in DRAWN:
+        evidence.figure(given, **options).savefig(path, dpi=DPI)
+    elif path.suffix.lower() == ".json":
+        path.write_text(json.dumps(evidence.numbers(given), indent=1), encoding="utf-8")
+    elif path.suffix.lower() in REPORTED:
+        report_evidence(given, path, **options)
+    else:
+        raise OptionError(f"{path.name}: the ending must be one of {', '.join((*DRAWN, *REPORTED))}, .json.")
+
+
+def report_evidence(given: Evidence, file: str | Path, **options: Any) -> Path:
+    """Write the report; see `seewhy.report`."""
+    return report([], file, evidence=given, **options)
 
 
 def load(file: str | Path) -> Explanation:

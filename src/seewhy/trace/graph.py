@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor
 from torch.autograd.graph import Node
@@ -10,7 +11,7 @@ from torch.autograd.graph import Node
 BATCH_NORM = "NativeBatchNormBackward0"
 
 
-def nodes_before(nodes: list[Node], without: Node | None = None) -> set[Node]:
+def nodes_before(nodes: list[Any], without: Node | None = None) -> set[Any]:
     """Every node of the graph that these hang on, themselves included; `without` is not passed."""
     waiting = [node for node in nodes if node is not without]
     seen = set(waiting)
