@@ -33,7 +33,8 @@ def integrated_gradients(
     """What each input value adds to the score on the straight way from a baseline to the input.
 
     (x - b) · ∫ d score / d x at b + a (x - b), a from 0 to 1. Signed, in score units. The parts sum to
-    score - baseline score; `completeness` says how far they miss it.
+    score - baseline score; `completeness` says how far they miss it. What it tells is debated: it hangs on the
+    baseline, and its details are the input's own, since it is multiplied by it (Sturmfels et al. 2020).
 
     Args:
         x: the input.
