@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 import seewhy
+from seewhy.cli import main
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8))
 
@@ -173,7 +174,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("kind", ["raw pickle", "zip", "module"])
-def test_files_that_hold_code_are_refused(kind, tmp_path):
+def test_files_that_hold_code_are_refused(kind, tmp_path, shipped, monkeypatch, capsys):
     file, marker = tmp_path / "evil.pth", tmp_path / "was-here"
     if kind == "raw pickle":
         file.write_bytes(pickle.dumps(Bomb(marker)))
@@ -188,6 +189,12 @@ def test_files_that_hold_code_are_refused(kind, tmp_path):
     for spec in ("timm:resnet18", "torchvision:resnet18"):
         with pytest.raises(seewhy.ModelError, match="cannot be read"):
             seewhy.load(f"{spec}@{file}")
+    monkeypatch.chdir(tmp_path)
+    for spec in (f"timm:resnet18@{file}", f"torchvision:resnet18@{file}", f"ts:{file}", f"pt2:{file}"):
+        assert main(["explain", str(shipped["chelsea"]), "--model", spec]) == 3
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert len(said.err.splitlines()) == 1
     assert not marker.exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -174,8 +175,16 @@ def _scripted(rest: str) -> Model:
 
 
 def _exported(rest: str) -> Model:
-    program = _read(rest, torch.export.load)
+    program = _read(rest, _program)
     return replace(wrap(program.module()), name=Path(rest).stem)
+
+
+def _program(path: str) -> Any:
+    """Torch logs a traceback for what is no archive of its own, and then tries older formats."""
+    with zipfile.ZipFile(path) as archive:
+        if not any(Path(name).name == "archive_format" for name in archive.namelist()):
+            raise ModelError(f"{path}: no archive of torch.export.save.")
+    return torch.export.load(path)
 
 
 def _onnx(rest: str) -> Model:
