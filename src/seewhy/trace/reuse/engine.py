@@ -19,7 +19,7 @@ from seewhy.trace.layout import own
 from seewhy.trace.outputs import finite
 
 from .carry import again, carried, in_place
-from .fused import activated, padded
+from .fused import activated, packed, padded
 from .linear import joined
 from .reading import put, region, shelf
 from .rules import Book, Compute, Desk, planned
@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from seewhy.types import Inputs, Model
 
 MANY = 24  # pictures that make a record worth it, whose steps are quicker than the network
-SHARE = 0.65  # of a layer in a window, above which all of it is computed
-MASKS = 32  # worked through together
+SHARE = 0.85  # of a layer in a window, above which all of it is computed
+MASKS = 24  # worked through together
 FEW = 2**16  # numbers a mask; so few are gathered from all masks before they are worked on
+WORK = 7 * 2**20  # numbers in a layer of the pictures worked on together, on a CPU
+LITTLE = 400_000  # in one picture, below which all of them are worked on together
 LATE = 512  # masks together then
 EXACT = {torch.float32, torch.float64}
 ROUNDING = 2.0**10  # units in the last place of the largest output by which two ways of computing may differ
@@ -99,9 +101,32 @@ class Prepared:
                 return str(reason)
 
     @cached_property
+    def packed(self) -> Tape:
+        """The record to be done in windows."""
+        return packed(self.tape)
+
+    @cached_property
     def steps(self) -> list[Timed]:
         """All of the record, to be done for whole pictures."""
-        return timed(padded(self.tape).steps, {self.tape.result}, self.tape)
+        return timed(packed(padded(self.tape)).steps, {self.tape.result}, self.tape)
+
+    @cached_property
+    def early(self) -> int:
+        """How many of the steps come before all values are small."""
+        sizes = [
+            max((_numbers(self.tape, v) for v in step.gives if v is not None), default=0) for step, *_ in self.steps
+        ]
+        return max((i + 1 for i, size in enumerate(sizes) if size > LITTLE), default=0)
+
+    def _in_portions(self, points: Tensor) -> Tensor:
+        """First steps on few pictures at a time, whose values stay in the processor's cache; last ones on all."""
+        early, late = self.steps[: self.early], self.steps[self.early :]
+        largest = max((_numbers(self.tape, v) for step, *_ in early for v in step.gives if v is not None), default=1)
+        few = max(1, WORK // largest) if points.device.type == "cpu" else len(points)
+        source, result = self.tape.source, self.tape.result
+        made = [_whole(early, {source: part.unsqueeze(1)}, self.tape) for part in points.split(few)]
+        given = {v: torch.cat([m[v].flatten(0, 1) for m in made]).unsqueeze(1) for v in made[0]}
+        return _whole(late, given, self.tape)[result].squeeze(1)
 
     def answer(self, points: Tensor, *, ask: bool) -> Tensor | str:
         """What the network gives for other pictures, from its record: batch norms folded, channels last.
@@ -116,8 +141,7 @@ class Prepared:
         with quiet(self.model), torch.no_grad():
             try:
                 _check_weights(self.tape)
-                given = {self.tape.source: channels_last(points).unsqueeze(1)}
-                output = _whole(self.steps, given, self.tape)[self.tape.result].squeeze(1)
+                output = self._in_portions(channels_last(points))
                 if ask:
                     _check(self.model, points[:1], output[0])
                 return output
@@ -177,7 +201,7 @@ def answering(model: Model, known: Prepared | str, layer: str | None = None) -> 
 
 
 def _run(prepared: Prepared, starts: Tensor, patch: Tensor, masks: int, share: float, max_memory: int | None) -> Tensor:
-    tape, x = prepared.tape, prepared.x
+    tape, x = prepared.packed, prepared.x
     _check_weights(tape)
     window = Window(starts.cpu().numpy().astype(np.int64), tuple(patch.shape[2:]))
     cut = late(tape)
@@ -314,6 +338,10 @@ def _whole(steps: list[Timed], values: dict[int, Tensor], tape: Tape) -> dict[in
         for value in over:
             values.pop(value, None)
     return values
+
+
+def _numbers(tape: Tape, value: int) -> int:
+    return math.prod(tape.shapes[value])
 
 
 def _apart(step: Step, shapes: Mapping[int, tuple[int, ...]]) -> bool:

@@ -14,6 +14,7 @@ from seewhy.models.tape import At, Step, Tape
 
 PAD = "aten::constant_pad_nd"
 ACTIVATED = "activated_convolution"
+PICTURES = 8  # for which the order is chosen; any number is answered
 
 
 def activated_convolution(
@@ -36,31 +37,57 @@ def activated_convolution(
 
 def activated(tape: Tape) -> Tape:
     """The tape with such pairs as one step, where oneDNN computes it: in single precision on a CPU."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+    if not _has("_convolution_pointwise"):
         return tape
     users = tape.users()
     gone: set[int] = set()
     instead: dict[int, Step] = {}
     for step in tape.steps:
-        (made, *_), after = step.gives, users.get(step.gives[0] or 0, [])
-        if step.name != CONVOLUTION or len(after) != 1 or made == tape.result or not _by_onednn(step):
-            continue
-        activation = _activation(after[0])
+        made = step.gives[0]
+        after = [] if made is None or made == tape.result else users[made]
+        activation = _activation(after[0]) if len(after) == 1 and _by_onednn(step) else None
         if activation is not None:
-            given = {key: value for key, value in step.given.items() if key not in {"input", "output_padding"}}
             gone.add(id(step))
-            instead[id(after[0])] = Step(
-                activated_convolution, step.args[:1], given | {"activation": activation}, after[0].gives, True
-            )
+            instead[id(after[0])] = _with(step, activation)._replace(gives=after[0].gives)
     return replace(tape, steps=tuple(instead.get(id(s), s) for s in tape.steps if id(s) not in gone))
 
 
+def _has(operator: str) -> bool:
+    """Whether this torch has the operator, and oneDNN may be used."""
+    mkldnn = torch.backends.mkldnn
+    return mkldnn.is_available() and mkldnn.enabled and hasattr(torch.ops.mkldnn, operator)
+
+
+def _with(step: Step, activation: tuple[str, list[float], str]) -> Step:
+    given = {key: value for key, value in step.given.items() if key not in {"input", "output_padding"}}
+    return Step(activated_convolution, step.args[:1], {"activation": activation} | given, step.gives, True)
+
+
 def _by_onednn(step: Step) -> bool:
+    """Whether it is a convolution of two dimensions with fixed weights, in single precision on a CPU."""
+    if step.name not in {CONVOLUTION, ACTIVATED}:
+        return False
     given = step.given
     weight, bias = given["weight"], given["bias"]
     if not isinstance(weight, Tensor) or not isinstance(bias, Tensor | None) or given["transposed"]:
         return False
     return weight.ndim == 4 and weight.dtype == torch.float32 and weight.device.type == "cpu"
+
+
+def packed(tape: Tape) -> Tape:
+    """The tape with the weights of convolutions in the order that oneDNN reads them in, once and not at each pass."""
+    if not _has("_reorder_convolution_weight"):
+        return tape
+    return replace(tape, steps=tuple(_packed(step, tape) if _by_onednn(step) else step for step in tape.steps))
+
+
+def _packed(step: Step, tape: Tape) -> Step:
+    step = step if step.name == ACTIVATED else _with(step, ("none", [], ""))
+    source, given = step.args[0], step.kwargs
+    size = [PICTURES, *tape.shapes[source.value][1:]]
+    each = [list(given[k]) * (2 if len(given[k]) == 1 else 1) for k in ("padding", "stride", "dilation")]
+    weight = torch.ops.mkldnn._reorder_convolution_weight(given["weight"], *each, given["groups"], size)
+    return step._replace(kwargs=given | {"weight": weight})
 
 
 def _activation(step: Step) -> tuple[str, list[float], str] | None:
