@@ -346,7 +346,8 @@ def _numbers(tape: Tape, value: int) -> int:
 
 def _apart(step: Step, shapes: Mapping[int, tuple[int, ...]]) -> bool:
     reads = step.reads()
-    ones = all(shapes[v][0] == 1 for v in (*reads, *(g for g in step.gives if g in shapes)) if shapes[v])
+    gives = [v for v in step.gives if v is not None and v in shapes]
+    ones = all(shapes[v][0] == 1 for v in (*reads, *gives) if shapes[v])
     return ones and all(shapes[v] for v in reads) and carried(step, (0,), shapes) == (0,)
 
 

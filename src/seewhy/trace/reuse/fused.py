@@ -55,7 +55,7 @@ def activated(tape: Tape) -> Tape:
 def _has(operator: str) -> bool:
     """Whether this torch has the operator, and oneDNN may be used."""
     mkldnn = torch.backends.mkldnn
-    return mkldnn.is_available() and mkldnn.enabled and hasattr(torch.ops.mkldnn, operator)
+    return bool(mkldnn.is_available() and mkldnn.enabled and hasattr(torch.ops.mkldnn, operator))
 
 
 def _with(step: Step, activation: tuple[str, list[float], str]) -> Step:
@@ -101,8 +101,9 @@ def _activation(step: Step) -> tuple[str, list[float], str] | None:
         return "swish", [], ""
     if name in {"hardtanh", "clamp"}:
         low, high = (given.get(k) for k in (("min_val", "max_val") if name == "hardtanh" else ("min", "max")))
-        numbers = isinstance(low, (int, float)) and isinstance(high, (int, float))
-        return ("hardtanh", [float(low), float(high)], "") if numbers else None
+        if not isinstance(low, (int, float)) or not isinstance(high, (int, float)):
+            return None
+        return "hardtanh", [float(low), float(high)], ""
     return ("gelu", [], given["approximate"]) if name == "gelu" else None
 
 
