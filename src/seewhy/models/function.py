@@ -86,13 +86,11 @@ class Session:
             return self._answers(arrays)
         parts = []
         for start in range(0, count, size):
-            part = {name: array[start : start + size] for name, array in arrays.items()}
             own = min(size, count - start)
+            part = {name: array[start : start + size] for name, array in arrays.items()}
             full = {name: np.concatenate([a, np.repeat(a[-1:], size - own, 0)]) for name, a in part.items()}
-            given_back = self._answers(full)
-            # a last pass that was filled up is cut, where its samples stand first
-            parts.append({k: v[:own] if v.ndim and len(v) == size else v for k, v in given_back.items()})
-        return {k: torch.cat([p[k] for p in parts]) if parts[0][k].ndim else parts[0][k] for k in parts[0]}
+            parts.append({k: _cut(v, own, size) for k, v in self._answers(full).items() if isinstance(v, Tensor)})
+        return {k: torch.cat([p[k] for p in parts]) if v.ndim else v for k, v in parts[0].items()}
 
     def _answers(self, arrays: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -100,6 +98,11 @@ class Session:
         except Exception as error:  # its errors are of a family of their own
             raise RuntimeError(str(error).strip().split("\n")[0]) from error
         return {name: _tensor(one) for name, one in zip(self._outputs, given, strict=True)}
+
+
+def _cut(given: Tensor, own: int, size: int) -> Tensor:
+    """Without the samples that filled a pass up, where they stand first."""
+    return given[:own] if given.ndim and len(given) == size else given
 
 
 def by_name(
