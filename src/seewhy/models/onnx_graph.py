@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
@@ -142,7 +143,9 @@ def _converted(source: Path | bytes, answer: Callable[[Any, Any], Any]) -> Conve
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     try:
-        net = converter.ConvertModel(copy, batch_dim=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what may differ: it is compared
+            net = converter.ConvertModel(copy, batch_dim=0)
         _name(net)
     except Exception as error:  # noqa: BLE001 (what it cannot do it tells in many ways)
         return f"the operator {_refused(model)} cannot be converted to torch ({type(error).__name__}: {_line(error)})"

@@ -151,6 +151,8 @@ def _choose(steps: list[Step], places: list[Place | None], outputs: list[Tensor]
     own = [i for i in spatial if places[i].prefix is None]  # type: ignore[union-attr]
     tokens = [i for i in spatial if i not in own and not _only_projects(steps[i])]
     gathered = [i for i in own if _gathers(steps[i])]
+    given = {origin(end) for end in ends}  # a map of the output read off the output is the output
+    gathered = [i for i in gathered if origin(steps[i].edge.node) not in given] or gathered  # type: ignore[union-attr]
 
     def through(i: int) -> bool:  # every path from the input to the score passes it
         return leaf not in nodes_before(ends, without=steps[i].edge.node)  # type: ignore[union-attr]
