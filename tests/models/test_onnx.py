@@ -608,6 +608,40 @@ def test_a_part_of_what_forward_gives_that_differs_is_not_believed():
         seewhy.explain(model, A, "gradient", target=lambda y: y["y"][:, 1])
 
 
+def test_several_inputs_and_time_first():
+    """Also where there are as many samples as steps."""
+    nodes = [
+        H.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]), H.make_node("MatMul", ["t", "m"], ["u"]),
+        H.make_node("MatMul", ["b", "v"], ["bv"]), H.make_node("Mul", ["u", "bv"], ["z"]),
+        H.make_node("Tanh", ["z"], ["y"], name="bent"),
+    ]  # fmt: skip
+    known = [onnx.numpy_helper.from_array(v, k) for k, v in {"m": MIX, "v": MIX[:5]}.items()]
+    inputs = [H.make_tensor_value_info("x", FLOAT, ["n", 4, 6]), H.make_tensor_value_info("b", FLOAT, ["n", 5])]
+    made = H.make_graph(nodes, "both", inputs, [H.make_tensor_value_info("y", FLOAT, None)], known)
+    data = H.make_model(made, opset_imports=[H.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+    class Same(nn.Module):
+        def forward(self, x, b):
+            return torch.tanh(x @ torch.from_numpy(MIX) * (b @ torch.from_numpy(MIX[:5])).unsqueeze(1))
+
+    draw = torch.Generator().manual_seed(4)
+    x = (torch.randn(4, 4, 6, generator=draw), torch.randn(4, 5, generator=draw))
+    for method, options in METHODS.items():
+        options = options | {"target": lambda y: y[:, 1, 2]}
+        found, right = (seewhy.explain(m, x, method, **options) for m in (seewhy.wrap(session(data)), Same()))
+        for a, b in zip(found, right, strict=True):
+            assert close(a, b), method
+            assert sum("stand on axis 1" in note for note in a.notes) == 1
+
+
+def test_averages_of_a_network_with_time_first():
+    """Noise around any method is drawn after the axis was asked, and the axis is turned once."""
+    x, options = torch.randn(4, 4, 6), {"target": lambda y: y[:, 1, 2]}
+    method = seewhy.smooth("gradient", samples=3)
+    found = seewhy.explain(seewhy.wrap(time_first()), x, method, **options)
+    assert close(found, seewhy.explain(lambda x: torch.tanh(x @ torch.from_numpy(MIX)), x, method, **options))
+
+
 def test_another_output_is_a_layer_too():
     model = seewhy.wrap(two())
     a, b = seewhy.explain(model, (A, B), "gradient", target=2, reduction_layer="halve")

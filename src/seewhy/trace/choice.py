@@ -1,7 +1,7 @@
 """Which layer to read where nobody said: found from one recorded forward, with the reason, and remembered.
 
-The layer is the last, in the order they ran, that gathers rectified features with positions and that
-everything passes through; of tokens, the last through which the patches still reach the score.
+The layer is the last before the output, in the order they ran, that gathers rectified features with positions
+and that everything passes through; of tokens, the last through which the patches still reach the score.
 """
 
 from __future__ import annotations
