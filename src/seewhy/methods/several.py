@@ -51,7 +51,6 @@ def explain_each(one: One, model: Any, x: Mapping[str, Any] | tuple[Any, ...], m
     found = {}
     for name in shown:
         each = []
-        model = replace(model, batch_axes=None if model.batch_axes is None else {})  # asked anew, of another input
         for n in range(counts[name]):
             rows = {key: tensor[n : n + 1] for key, tensor in inputs.items()}
             asked = dict(options)
