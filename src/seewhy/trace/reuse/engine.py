@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +19,7 @@ from seewhy.trace.layout import own
 from seewhy.trace.outputs import finite
 
 from .carry import again, carried, in_place
+from .fused import activated, padded
 from .linear import joined
 from .reading import put, region, shelf
 from .rules import Book, Compute, Desk, planned
@@ -45,13 +46,21 @@ class Windowed(NamedTuple):
     over: list[int]
 
 
+class Timed(NamedTuple):
+    """A step done on whole values, those that are over after it, and whether it keeps the samples of a batch apart."""
+
+    step: Step
+    over: list[int]
+    apart: bool
+
+
 class Plan(NamedTuple):
     """First steps done in windows, then values pasted whole, then steps done on whole values."""
 
     book: Book
     windowed: list[Windowed]
     pasted: list[int]
-    whole: list[tuple[Step, list[int]]]
+    whole: list[Timed]
 
 
 @dataclass(frozen=True)
@@ -90,9 +99,9 @@ class Prepared:
                 return str(reason)
 
     @cached_property
-    def steps(self) -> list[tuple[Step, list[int]]]:
+    def steps(self) -> list[Timed]:
         """All of the record, to be done for whole pictures."""
-        return timed(self.tape.steps, {self.tape.result}, self.tape)
+        return timed(padded(self.tape).steps, {self.tape.result}, self.tape)
 
     def answer(self, points: Tensor, *, ask: bool) -> Tensor | str:
         """What the network gives for other pictures, from its record: batch norms folded, channels last.
@@ -133,7 +142,8 @@ def prepare(model: Model, x: Inputs) -> Prepared | str:
     with quiet(model), torch.no_grad():
         seen = channels_last(x.detach().clone())
         try:
-            return Prepared(model, x, joined(folded(record(lambda z: model.forward(own(z, model.layout)), seen))))
+            tape = record(lambda z: model.forward(own(z, model.layout)), seen)
+            return Prepared(model, x, activated(joined(folded(tape))))
         except Unrecorded as reason:
             return str(reason)
         except RuntimeError as error:
@@ -234,12 +244,13 @@ def _small(step: Step, tape: Tape) -> bool:
     return few and step.name.removeprefix("aten::") in {"mm", "addmm", "reshape", "relu", "clone"}
 
 
-def timed(steps: Sequence[Step], keep: set[int], tape: Tape) -> list[tuple[Step, list[int]]]:
+def timed(steps: Sequence[Step], keep: set[int], tape: Tape) -> list[Timed]:
     """Steps, each with the values that are over after it; in the memory of what is over where that can be."""
     after = last_reads(tuple(steps), keep)
     maker = {v: step for step in steps for v in step.gives if v is not None}
     return [
-        (in_place(s, maker.get(s.reads()[0]), gone, tape.shapes), gone) for s, gone in zip(steps, after, strict=True)
+        Timed(in_place(s, maker.get(s.reads()[0]), gone, tape.shapes), gone, _apart(s, tape.shapes))
+        for s, gone in zip(steps, after, strict=True)
     ]
 
 
@@ -296,23 +307,27 @@ def _windows(plan: Plan, desk: Desk, patch: Tensor) -> dict[int, Tensor]:
     return found
 
 
-def _whole(steps: list[tuple[Step, list[int]]], values: dict[int, Tensor], tape: Tape) -> dict[int, Tensor]:
+def _whole(steps: list[Timed], values: dict[int, Tensor], tape: Tape) -> dict[int, Tensor]:
     """Do steps on whole values, mask by mask in one batch; gives what is not over. [M, 1, ...] each."""
-    for step, over in steps:
-        store(step, _told(step, lambda s=step: _batched(s, values, tape.shapes)), values)  # type: ignore[misc]
+    for step, over, apart in steps:
+        store(step, _told(step, lambda s=step, a=apart: _batched(s, values, a)), values)  # type: ignore[misc]
         for value in over:
             values.pop(value, None)
     return values
 
 
-def _batched(step: Step, values: dict[int, Tensor], shapes: Any) -> Any:
-    """One step for a batch of samples, each [1, ...]: at once if it keeps samples apart, else by `vmap`."""
+def _apart(step: Step, shapes: Mapping[int, tuple[int, ...]]) -> bool:
     reads = step.reads()
     ones = all(shapes[v][0] == 1 for v in (*reads, *(g for g in step.gives if g in shapes)) if shapes[v])
-    if ones and all(shapes[v] for v in reads) and carried(step, (0,), shapes) == (0,):
+    return ones and all(shapes[v] for v in reads) and carried(step, (0,), shapes) == (0,)
+
+
+def _batched(step: Step, values: dict[int, Tensor], apart: bool) -> Any:
+    """One step for a batch of samples, each [1, ...]: at once if it keeps samples apart, else by `vmap`."""
+    if apart:
         made = again(step, lambda v: values[v].select(1, 0), (0,), (0,))
         return made.unsqueeze(1) if step.single else [m if m is None else m.unsqueeze(1) for m in made]
-    order = list(dict.fromkeys(reads))
+    order = list(dict.fromkeys(step.reads()))
 
     def one(*sample: Tensor) -> Any:
         return done(step, dict(zip(order, sample, strict=True)).__getitem__)
@@ -351,7 +366,7 @@ def _bytes(plan: Plan, number: int) -> int:
     """What one mask needs: its windows on the shelves, and the largest whole values twice."""
     book = plan.book
     shelved = sum(_size(book.changes[v]) for v in book.shelved)
-    whole = max((math.prod(book.tape.shapes[v]) for s, _ in plan.whole for v in s.gives if v is not None), default=0)
+    whole = max((math.prod(book.tape.shapes[v]) for s, *_ in plan.whole for v in s.gives if v is not None), default=0)
     windows = max((_size(c) for c in book.changes.values()), default=0)
     return (shelved + 3 * max(whole, windows)) * number
 
