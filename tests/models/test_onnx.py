@@ -1,5 +1,6 @@
 """ONNX networks: answers by ONNX Runtime, gradients and layers by a conversion that must answer alike."""
 
+import copy
 import io
 import sys
 import warnings
@@ -438,6 +439,19 @@ def test_the_axis_of_the_samples_is_asked(count):
         assert sum("stand on axis 1 of the answer" in note for note in e.notes) == 1
     both = seewhy.explain(model, x, ["gradient", "occlusion"], **options)
     assert all(sum("stand on axis 1" in note for note in e.notes) == 1 for e in both)
+
+
+@pytest.mark.parametrize("batch", ["n", 1])
+def test_what_is_known_of_the_layers_is_remembered(batch):
+    model = seewhy.wrap(session(graph(SMALL, WEIGHTS, batch)))
+    first, second = (converted.converted(model, x)[0] for x in (X, X + 1))
+    assert first.forward is second.forward
+
+
+def test_a_wrapped_session_can_be_copied():
+    model = copy.copy(seewhy.wrap(session(graph(SMALL, WEIGHTS))).forward.args[0])
+    assert model(X)["y"].shape == (3, 4)
+    assert [i.name for i in model.get_inputs()] == ["x"]
 
 
 def test_a_batch_that_is_first_is_left_there_without_a_word():

@@ -69,6 +69,8 @@ class Session:
         self._size = sizes.pop() if len(sizes) == 1 else None  # of the batch it was exported with
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # a copy asks before it holds the session
+            raise AttributeError(name)
         return getattr(self._network, name)
 
     def __call__(self, /, *given: Any, **named: Any) -> dict[str, Tensor]:

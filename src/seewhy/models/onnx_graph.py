@@ -42,6 +42,7 @@ class Converted(NamedTuple):
     call: Callable[[Any, Any], Any]
     dtype: torch.dtype
     by: str
+    forwards: dict[Any, Callable[[Tensor], Any]]  # ways to call it, kept: what is known of its layers holds for one
 
 
 class Graph:
@@ -101,7 +102,7 @@ def through(
 
     def changed() -> Converted | str:
         made = before()
-        return made if isinstance(made, str) else made._replace(call=change(made.call))
+        return made if isinstance(made, str) else made._replace(call=change(made.call), forwards={})
 
     return changed
 
@@ -159,7 +160,7 @@ def _converted(source: Path | bytes, answer: Callable[[Any, Any], Any]) -> Conve
     def call(module: Any, x: Any) -> Any:
         return answer(Graph(module), x)
 
-    return Converted(net, call, dtype, f"onnx2pytorch {version('onnx2pytorch')}")
+    return Converted(net, call, dtype, f"onnx2pytorch {version('onnx2pytorch')}", {})
 
 
 class Gather(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -43,13 +43,9 @@ def converted(model: Model, x: Inputs) -> tuple[Model, Inputs]:
         raise OptionError(f"device={str(x.device)!r}: {model.name} and its conversion run on the CPU: use 'auto'.")
     x = x.to(made.dtype)
     known: dict[str, Any] = {"module": made.module, "call": made.call, "can": Can.SCORES | Can.GRADIENTS | Can.LAYERS}
-    together, axis = partial(made.call, made.module), (model.layout or "N").index("N")
-
-    def one_by_one(x: Tensor) -> Any:
-        return join([together(row) for row in x.split(1, axis)], graph=True)
-
-    reason = ""
-    for forward, rows in ((together, None), (one_by_one, 1)):
+    axis, reason = (model.layout or "N").index("N"), ""
+    whole = made.forwards.setdefault("whole", partial(made.call, made.module))
+    for forward, rows in ((whole, None), (made.forwards.setdefault(axis, partial(_one_by_one, whole, axis)), 1)):
         twin = replace(model, forward=forward, rows=rows, lacks="", conversion=None, **known)
         found = max((_apart(model, twin, pair) for pair in _pairs(x)), key=_size)
         if isinstance(found, float) and found <= 1:
@@ -63,6 +59,10 @@ def converted(model: Model, x: Inputs) -> tuple[Model, Inputs]:
             f"output's range, more than {RANGE:g}"
         )  # fmt: skip
     return replace(model, lacks=reason), x
+
+
+def _one_by_one(forward: Callable[[Tensor], Any], axis: int, x: Tensor) -> Any:
+    return join([forward(row) for row in x.split(1, axis)], graph=True)
 
 
 def _size(found: float | str) -> float:
