@@ -6,21 +6,36 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 PATIENCE = 2.0  # seconds
 
 
+class Way(NamedTuple):
+    """How far a call has come that is made of many."""
+
+    began: float  # of time.monotonic
+    passes: int
+    parts: int
+    of: int | None  # parts there are; None: nobody knows
+
+
 @contextmanager
-def tracked(what: str, wanted: bool | None) -> Iterator[Callable[..., None]]:
+def tracked(
+    what: str, wanted: bool | Callable[..., None] | None, way: Way | None = None
+) -> Iterator[Callable[..., None]]:
     """Give a function (passes, reached="") that counts; the bar appears when the patience is over.
 
     Args:
         what: stands before the bar.
-        wanted: None: only where stderr is a terminal.
+        wanted: None: only where stderr is a terminal. A function: it is told instead, and nothing is shown.
+        way: of a bar that goes on where another one ended.
     """
+    if callable(wanted):
+        yield wanted
+        return
     show = sys.stderr.isatty() if wanted is None else wanted
-    began, count = time.monotonic(), 0
+    began, count = (time.monotonic(), 0) if way is None else (way.began, way.passes)
     bars: list[Any] = []
 
     def advance(passes: int, reached: str = "") -> None:
@@ -29,23 +44,32 @@ def tracked(what: str, wanted: bool | None) -> Iterator[Callable[..., None]]:
         if not show:
             return
         if not bars and time.monotonic() - began > PATIENCE:
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-            columns = (
-                TextColumn(what),
-                BarColumn(),
-                TextColumn("{task.completed} passes{task.fields[reached]}"),
-                TimeElapsedColumn(),
-            )
-            bars.append(Progress(*columns, console=Console(stderr=True, force_terminal=wanted), transient=True))
-            bars[0].add_task(what, total=None, reached=reached)
-            bars[0].start()
+            bars.append(_bar(what, wanted, began, way))
         for bar in bars:
-            bar.update(bar.task_ids[0], completed=count, reached=reached)
+            bar.update(bar.task_ids[0], **({"completed": count} if way is None else {}), passes=count, reached=reached)
 
     try:
+        if way is not None:
+            advance(0)
         yield advance
     finally:
         for bar in bars:
             bar.stop()
+
+
+def _bar(what: str, wanted: bool | None, began: float, way: Way | None) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    parts = "" if way is None else f"batch {way.parts + 1}" + (f" of {way.of}, " if way.of is not None else ", ")
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        TextColumn(parts + "{task.fields[passes]} passes{task.fields[reached]}"),
+        TimeElapsedColumn(),
+    )
+    bar = Progress(*columns, console=Console(stderr=True, force_terminal=wanted), transient=True)
+    bar.add_task(what, total=None if way is None else way.of, completed=way.parts if way else 0, passes=0, reached="")
+    bar.tasks[0].start_time = began  # the clock of the whole, not of this part
+    bar.start()
+    return bar
