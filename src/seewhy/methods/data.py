@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import IOBase
 from itertools import count
 from os import PathLike
+from types import NotImplementedType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,7 +63,7 @@ class Stream:
     def __iter__(self) -> Stream:
         return self
 
-    def __length_hint__(self) -> int:
+    def __length_hint__(self) -> int | NotImplementedType:
         """Batches that are still to come, as far as the data set says."""
         whole = self._way.of
         return NotImplemented if whole is None else max(0, whole - self._way.parts)

@@ -32,7 +32,7 @@ def tracked(
         way: of a bar that goes on where another one ended.
     """
     if callable(wanted):
-        yield wanted
+        yield lambda passes, reached="": wanted(passes)
         return
     show = sys.stderr.isatty() if wanted is None else wanted
     began, count = (time.monotonic(), 0) if way is None else (way.began, way.passes)

@@ -14,6 +14,8 @@ from seewhy.errors import OptionError
 from seewhy.trace.forward import bytes_a_sample, run
 from seewhy.trace.question import class_scores
 
+from .perturb.rise import BLOCK
+
 if TYPE_CHECKING:
     from seewhy.trace.choice import Seen
     from seewhy.types import Inputs, Model
@@ -87,10 +89,13 @@ def bytes_a_class(x: Inputs, member: Member, feature: Seen | None, room: int) ->
     positions = x[0, 0].numel()
     one = positions * size * (1 if method.reduce is maps.channel_sum else x.shape[1])
     lasting = 3 * one + positions * (3 * size + 8)  # in batches, together and their absolutes; reduced, maps, scaled
-    if {"normal", "uniform"} & set(method.reads):
-        lasting += 2 * one  # the standard error
-    rows = room if method.feeds == "path_gradient" else min(room, len(x))
-    passing = 4 * rows * one  # the gradients of a pass one by one, side by side, and what a kernel makes of them
+    rows, each = (room if method.feeds == "path_gradient" else min(room, len(x))), 4
+    if {"normal", "uniform"} & set(method.reads):  # a standard error, and the powers of what is summed up for it
+        lasting, each = lasting + 2 * one, 18
+        if method.feeds == "masked_scores":  # in double precision
+            own = "segments" in member.options  # a number a segment is summed up, not a map
+            rows, each = (0 if own else min(BLOCK, member.options["samples"])), each * 8 // size
+    passing = each * rows * one  # the gradients of a pass one by one, side by side, and what a kernel makes of them
     if feature is not None and feature.shape is not None and "gradients" in method.reads:
         passing += 4 * rows * size * torch.Size(feature.shape[1:]).numel()
     return len(x) * lasting + passing
