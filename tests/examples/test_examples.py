@@ -250,3 +250,40 @@ def test_deep_and_shallow(ran):
         "Input", "Grad-CAM, bn2.act", "Grad-CAM, blocks.2.0.bn1.act"]  # fmt: skip
     deep, shallow = ((m.diff(dim=0).abs().mean() / m.std()) for m in facts["maps"])
     assert shallow > 3 * deep
+
+
+@pytest.mark.row(35, 144)
+def test_many_pictures(ran):
+    facts, page = ran("many_pictures").facts, ran("many_pictures").page
+    found, (x, y) = facts["means"], facts["pictures"]
+    assert found.count.tolist() == y.bincount().tolist()
+    for digit in range(10):
+        mine = x[y == digit, 0]
+        assert torch.allclose(found.picture[digit], mine.mean(0), atol=1e-5)
+        e = seewhy.explain(facts["net"], mine[:, None], "integrated_gradients", target=digit, score="margin",
+                           steps=64, baseline=0)  # fmt: skip
+        assert torch.allclose(found.places[digit], e.values[:, 0, 0].mean(0), atol=1e-4)
+    assert torch.allclose(found.places.sum((1, 2)), found.gain, rtol=0.02), "places share the gain out"
+    with torch.no_grad():
+        margins = [one - torch.logsumexp(torch.cat([z[:k], z[k + 1 :]]), 0) for z in facts["net"](x) for k, one in
+                   enumerate(z)]  # fmt: skip
+        none = facts["net"](torch.zeros(1, 1, 8, 8))[0]
+    margins = torch.stack(margins).view(-1, 10)
+    for digit in range(10):
+        empty = none[digit] - torch.logsumexp(torch.cat([none[:digit], none[digit + 1 :]]), 0)
+        assert found.gain[digit] == pytest.approx(float(margins[y == digit, digit].mean() - empty), rel=1e-3)
+
+    alike = facts["alike"]
+    assert alike.argmax(1).tolist() == list(range(10)), "half of the pictures tell the same"
+    assert alike.diag().min() > 0.9
+    right = facts["accuracy"]
+    assert right["as it is"] > 0.95
+    assert right["most contributing places hidden"] < right["places with most ink hidden"] - 0.05
+    assert right["most contributing places hidden"] < right["any places hidden"] - 0.3
+
+    for digit, axis in enumerate(page.axes[:10]):
+        assert axis.get_title() == f"{digit}: {int(found.count[digit])} pictures"
+        channel = facts["channels"][digit]
+        assert channel == int(found.channels[digit].argmax())
+        assert np.array_equal(shown(page.axes[20 + digit])[0], found.active[digit, channel].double().numpy())
+    assert len(set(facts["channels"])) > 3

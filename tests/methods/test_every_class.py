@@ -169,7 +169,6 @@ def test_the_estimate_is_above_the_peak_and_not_far():
     rows = [line.split() for line in done.stdout.splitlines()]
     assert len(rows) == 22
     for name, _, *numbers in rows:
-        print(name, *numbers)
         peak, said, least = map(int, numbers)
         assert least < said, name
         assert peak < said < 8 * max(peak, 2 * least), (name, peak, said)

@@ -77,7 +77,7 @@ def check_every(
     what = f"max_memory={max_memory}" if limit == max_memory else f"half of the free memory is {_readable(limit)}"
     some = max(1, classes * limit // needed)
     raise OptionError(
-        f"target='all': {len(x)} samples with {classes} classes each take about {_readable(needed)} ({needed} bytes), "
+        f"target='all': {len(x)} sample{'s' * (len(x) > 1)} with {classes} classes each take about {_readable(needed)} ({needed} bytes), "
         f"and {what}: give fewer samples, or go through the classes in a loop, target=range(0, {some}), range({some}, "
         f"{2 * some}) and so on."
     )
@@ -91,7 +91,7 @@ def bytes_a_class(x: Inputs, member: Member, feature: Seen | None, room: int) ->
     lasting = 3 * one + positions * (3 * size + 8)  # in batches, together and their absolutes; reduced, maps, scaled
     rows, each = (room if method.feeds == "path_gradient" else min(room, len(x))), 4
     if {"normal", "uniform"} & set(method.reads):  # a standard error, and the powers of what is summed up for it
-        lasting, each = lasting + 2 * one, 18
+        lasting, each = lasting + 2 * one, 20
         if method.feeds == "masked_scores":  # in double precision
             own = "segments" in member.options  # a number a segment is summed up, not a map
             rows, each = (0 if own else min(BLOCK, member.options["samples"])), each * 8 // size
