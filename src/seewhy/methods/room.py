@@ -75,9 +75,9 @@ def check_every(
     if needed <= limit:
         return
     what = f"max_memory={max_memory}" if limit == max_memory else f"half of the free memory is {_readable(limit)}"
-    some = max(1, classes * limit // needed)
+    some, samples = max(1, classes * limit // needed), f"{len(x)} sample{'s' * (len(x) > 1)}"
     raise OptionError(
-        f"target='all': {len(x)} sample{'s' * (len(x) > 1)} with {classes} classes each take about {_readable(needed)} ({needed} bytes), "
+        f"target='all': {samples} with {classes} classes each take about {_readable(needed)} ({needed} bytes), "
         f"and {what}: give fewer samples, or go through the classes in a loop, target=range(0, {some}), range({some}, "
         f"{2 * some}) and so on."
     )
