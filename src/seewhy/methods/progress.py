@@ -16,8 +16,8 @@ class Way(NamedTuple):
 
     began: float  # of time.monotonic
     passes: int
-    parts: int
-    of: int | None  # parts there are; None: nobody knows
+    parts: int  # that are done
+    of: int | None  # how many there are; None: nobody knows
 
 
 @contextmanager
@@ -61,7 +61,9 @@ def _bar(what: str, wanted: bool | None, began: float, way: Way | None) -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    parts = "" if way is None else f"batch {way.parts + 1}" + (f" of {way.of}, " if way.of is not None else ", ")
+    parts = ""
+    if way is not None:
+        parts = f"{way.parts} batches, " if way.of is None else f"{way.parts} of {way.of} batches, "
     columns = (
         TextColumn(what),
         BarColumn(),
