@@ -224,6 +224,11 @@ def test_a_network_that_cannot_is_refused_at_the_call():
         seewhy.explain(lambda x: x.mean((2, 3)), iter([X]), "gradcam")
 
 
+def test_methods_are_compared_on_one_batch():
+    with pytest.raises(seewhy.OptionError, match="x is a data set"):
+        seewhy.compare(classifier(), loader(), ["gradient", "gradcam"])
+
+
 def test_labels_belong_to_data_sets():
     with pytest.raises(seewhy.OptionError, match="this is one batch"):
         seewhy.explain(classifier(), X, target="label")
