@@ -3,9 +3,9 @@
 A small network learns the digits of scikit-learn. Those that it has not seen pass by batch by batch, each is explained
 for its true class, and only sums are kept, so that a set of any size will do. The figure has a column a digit: the mean
 picture with how many there were; the mean map (red speaks for this digit and against the others, blue for another one;
-it sums to the mean gain over an empty picture); and the channel of `relu_2` that contributes most, with its part of
-the gain, where it is active. Channels are explained as places are: what follows the layer is a network of its own,
-whose input are features.
+it sums to the mean gain over an empty picture); and the channel of `relu_2` that contributes most, with what it adds
+over no features at all, where it is active. Channels are explained as places are: what follows the layer is a network
+of its own, whose input are features.
 
 A mean over pictures says something only where the same place means the same in all of them. These digits are centred
 and of one size; for photographs keep to the channels. Run it: `python examples/many_pictures.py [OUT_DIR]`.
@@ -32,8 +32,8 @@ LAYER = "relu_2"
 HIDDEN = 8  # places
 
 
-class Means(NamedTuple):
-    """Of each class: how many pictures, their mean, the mean contribution of places and channels, and activations."""
+class Sums(NamedTuple):
+    """Of each class: how many pictures, and sums, or means, of them and of what places and channels contribute."""
 
     count: Tensor  # [10]
     picture: Tensor  # [10, 8, 8]
@@ -66,26 +66,32 @@ def train(net: nn.Module, x: Tensor, y: Tensor) -> None:
     net.eval()
 
 
-def means(net: nn.Sequential, batches: DataLoader[Any]) -> Means:
+def summed(net: nn.Sequential, batches: DataLoader[Any]) -> Sums:
     """One pass over a data set of pairs (picture, class)."""
     behind = net[list(dict(net.named_children())).index(LAYER) + 1 :]
-    asked = {"method": "integrated_gradients", "score": "margin", "steps": 64, "baseline": 0}
-    sums = Means(*map(torch.zeros, (10, (10, 8, 8), (10, 8, 8), (10, 16), (10, 16, 8, 8), 10)))
+    asked = {"method": "integrated_gradients", "score": "margin", "steps": 32, "baseline": 0}
+    sums = Sums(*map(torch.zeros, (10, (10, 8, 8), (10, 8, 8), (10, 16), (10, 16, 8, 8), 10)))
     for e in seewhy.explain(net, batches, target="label", **asked):
         digit = e.targets[:, 0]
         features = seewhy.activations(net, e.input, LAYER).values
         by_feature = seewhy.explain(behind, features, target=digit, **asked)
-        one = Means(
+        one = Sums(
             torch.ones(len(digit)),
             e.input[:, 0],
             e.values[:, 0, 0],
             by_feature.values[:, 0].sum((2, 3)),
             features,
-            (e.values.sum((1, 2, 3, 4)) - e.completeness[:, 0]),  # score less score of the empty picture
+            e.values.sum((1, 2, 3, 4)) - e.completeness[:, 0],  # score less score of the empty picture
         )
         for total, more in zip(sums, one, strict=True):
             total.index_add_(0, digit, more.to(total))
-    return Means(sums.count, *(s / sums.count.view(-1, *[1] * (s.ndim - 1)) for s in sums[1:]))
+    return sums
+
+
+def means(*parts: Sums) -> Sums:
+    """Sums over parts of a data set as means over all of it."""
+    count, *others = (sum(each) for each in zip(*parts, strict=True))
+    return Sums(count, *(s / count.view(-1, *[1] * (s.ndim - 1)) for s in others))
 
 
 def main(out: Path) -> dict[str, Any]:
@@ -100,8 +106,11 @@ def main(out: Path) -> dict[str, Any]:
     train(net, x[HELD_OUT:], y[HELD_OUT:])
 
     x, y = x[:HELD_OUT], y[:HELD_OUT]
-    found = means(net, DataLoader(TensorDataset(x, y), batch_size=64))
-    halves = [means(net, DataLoader(TensorDataset(x[part], y[part]), batch_size=64)) for part in halved(len(x))]
+    halves = [
+        summed(net, DataLoader(TensorDataset(*half), batch_size=50))
+        for half in zip(x.chunk(2), y.chunk(2), strict=True)
+    ]
+    found = means(*halves)
     figure(found).savefig(out / "many_pictures.png", dpi=150)
     best = found.places.flatten(1).topk(HIDDEN).indices
     anywhere = torch.rand(10, 64).topk(HIDDEN).indices
@@ -111,7 +120,7 @@ def main(out: Path) -> dict[str, Any]:
         "means": found,
         "net": net,
         "pictures": (x, y),
-        "alike": torch.corrcoef(torch.cat([half.places.flatten(1) for half in halves]))[:10, 10:],
+        "alike": torch.corrcoef(torch.cat([means(half).places.flatten(1) for half in halves]))[:10, 10:],
         "accuracy": {
             "as it is": accuracy(net, x, y),
             "most contributing places hidden": accuracy(net, without(x, y, best), y),
@@ -120,11 +129,6 @@ def main(out: Path) -> dict[str, Any]:
         },
         "channels": found.channels.argmax(1).tolist(),
     }
-
-
-def halved(count: int) -> list[slice]:
-    """The first and the second half."""
-    return [slice(0, count // 2), slice(count // 2, count)]
 
 
 def without(x: Tensor, y: Tensor, places: Tensor) -> Tensor:
@@ -138,7 +142,7 @@ def accuracy(net: nn.Module, x: Tensor, y: Tensor) -> float:
         return float((net(x).argmax(1) == y).float().mean())
 
 
-def figure(found: Means) -> Figure:
+def figure(found: Sums) -> Figure:
     """A column a digit; maps share one scale with zero in the middle."""
     page = Figure(figsize=(13, 4.6), layout="constrained")
     axes = page.subplots(3, 10)

@@ -93,8 +93,8 @@ def bytes_a_class(x: Inputs, member: Member, feature: Seen | None, room: int) ->
     if {"normal", "uniform"} & set(method.reads):  # a standard error, and the powers of what is summed up for it
         lasting, each = lasting + 2 * one, 20
         if method.feeds == "masked_scores":  # in double precision
-            own = "segments" in member.options  # a number a segment is summed up, not a map
-            rows, each = (0 if own else min(BLOCK, member.options["samples"])), each * 8 // size
+            own = "segments" in member.options  # a number a segment is summed up, not a map a pair of masks
+            rows, each = (0 if own else min(BLOCK, member.options["samples"] // 2 + 1)), each * 8 // size
     passing = each * rows * one  # the gradients of a pass one by one, side by side, and what a kernel makes of them
     if feature is not None and feature.shape is not None and "gradients" in method.reads:
         passing += 4 * rows * size * torch.Size(feature.shape[1:]).numel()
