@@ -28,6 +28,7 @@ from seewhy import pictures
 
 HELD_OUT = 600
 EPOCHS = 12
+BATCH = 50
 LAYER = "relu_2"
 HIDDEN = 8  # places
 
@@ -69,7 +70,7 @@ def train(net: nn.Module, x: Tensor, y: Tensor) -> None:
 def summed(net: nn.Sequential, batches: DataLoader[Any]) -> Sums:
     """One pass over a data set of pairs (picture, class)."""
     behind = net[list(dict(net.named_children())).index(LAYER) + 1 :]
-    asked = {"method": "integrated_gradients", "score": "margin", "steps": 32, "baseline": 0}
+    asked = {"method": "integrated_gradients", "score": "margin", "steps": 32, "baseline": 0, "batch_size": BATCH}
     sums = Sums(*map(torch.zeros, (10, (10, 8, 8), (10, 8, 8), (10, 16), (10, 16, 8, 8), 10)))
     for e in seewhy.explain(net, batches, target="label", **asked):
         digit = e.targets[:, 0]
@@ -107,7 +108,7 @@ def main(out: Path) -> dict[str, Any]:
 
     x, y = x[:HELD_OUT], y[:HELD_OUT]
     halves = [
-        summed(net, DataLoader(TensorDataset(*half), batch_size=50))
+        summed(net, DataLoader(TensorDataset(*half), batch_size=BATCH))
         for half in zip(x.chunk(2), y.chunk(2), strict=True)
     ]
     found = means(*halves)

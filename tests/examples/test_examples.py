@@ -262,7 +262,7 @@ def test_many_pictures(ran):
         mine = x[y == digit, 0]
         assert torch.allclose(found.picture[digit], mine.mean(0), atol=1e-5)
         e = seewhy.explain(facts["net"], mine[:, None], "integrated_gradients", target=digit, score="margin",
-                           steps=32, baseline=0)  # fmt: skip
+                           steps=32, baseline=0, batch_size=100)  # fmt: skip
         assert torch.allclose(found.places[digit], e.values[:, 0, 0].mean(0), atol=1e-4)
     assert torch.allclose(found.places.sum((1, 2)), found.gain, rtol=0.02), "places share the gain out"
     with torch.no_grad():
