@@ -154,7 +154,7 @@ def figure(found: Sums) -> Figure:
         axes[0, digit].set_title(f"{digit}: {int(found.count[digit])} pictures", fontsize=9)
         axes[1, digit].imshow(pictures.colour(found.places[digit], "blue_red", -end, end))
         axes[1, digit].set_title(f"gain {float(found.gain[digit]):.1f}", fontsize=9)
-        axes[2, digit].imshow(found.active[digit, channel].numpy(), cmap="gray")
+        axes[2, digit].imshow(found.active[digit, channel].numpy(), cmap="magma")
         axes[2, digit].set_title(f"channel {channel}: {float(found.channels[digit, channel]):+.1f}", fontsize=9)
     for row, name in enumerate(("mean picture", f"mean map, ±{end:.2g}", f"channel of {LAYER}")):
         axes[row, 0].set_ylabel(name, fontsize=9)
