@@ -88,6 +88,20 @@ def test_a_batch_is_read_and_explained_when_it_is_asked_for_and_not_kept():
     assert pulled == [0, 1, 2]
 
 
+def test_the_data_set_is_not_opened_before():
+    class Opened:
+        times = 0
+
+        def __iter__(self):
+            self.times += 1
+            return iter([X])
+
+    data = Opened()
+    found = seewhy.explain(classifier(), data, "gradient")
+    assert data.times == 0
+    assert len(list(found)) == data.times == 1
+
+
 @pytest.mark.row(143, 144)
 def test_pairs_and_their_labels():
     net = classifier()
