@@ -167,3 +167,28 @@ def test_filters_and_a_report(shipped, tmp_path, capsys):
         main(["explain", str(shipped["coffee"]), "--report", str(tmp_path / "no" / "r.html"), "--out", str(tmp_path)])
         == 3
     )
+
+
+FIVE = """
+import torch, seewhy
+def make():
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+    network = torch.nn.Sequential(*layers, torch.nn.Linear(4, 5))
+    return seewhy.wrap(network, labels=["a", "b", "c", "d", "e"], prepare=seewhy.Card(size=(16, 16)))
+"""
+
+
+@pytest.mark.row(135)
+def test_every_class(cat, tmp_path, capsys, monkeypatch):
+    (tmp_path / "five_classes.py").write_text(FIVE)
+    monkeypatch.syspath_prepend(tmp_path)
+    five = ["explain", cat, "--model", "py:five_classes:make", "--allow-code", "--target", "all", "--json"]
+    assert main(five) == 0
+    assert json.loads(capsys.readouterr().out)["labels"] == ["a", "b", "c", "d", "e"]
+    monkeypatch.setattr("seewhy.methods.room.free_memory", lambda device: 10**8)
+    assert main(["explain", cat, "--target", "all", "--out", "none"]) == 2
+    said = capsys.readouterr().err
+    assert "1 sample with 1000 classes each take about" in said
+    assert "target=range(0, " in said
+    assert list((tmp_path / "none").iterdir()) == []

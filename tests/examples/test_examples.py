@@ -16,6 +16,7 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from scipy.stats import spearmanr
 from skimage.transform import rotate
 from sklearn.datasets import load_digits
 
@@ -250,3 +251,71 @@ def test_deep_and_shallow(ran):
         "Input", "Grad-CAM, bn2.act", "Grad-CAM, blocks.2.0.bn1.act"]  # fmt: skip
     deep, shallow = ((m.diff(dim=0).abs().mean() / m.std()) for m in facts["maps"])
     assert shallow > 3 * deep
+
+
+@pytest.mark.row(35, 144)
+def test_many_pictures(ran):
+    facts, page = ran("many_pictures").facts, ran("many_pictures").page
+    found, (x, y) = facts["means"], facts["pictures"]
+    assert found.count.tolist() == y.bincount().tolist()
+    for digit in range(10):
+        mine = x[y == digit, 0]
+        assert torch.allclose(found.picture[digit], mine.mean(0), atol=1e-5)
+        e = seewhy.explain(facts["net"], mine[:, None], "integrated_gradients", target=digit, score="margin",
+                           steps=32, baseline=0, batch_size=100)  # fmt: skip
+        assert torch.allclose(found.places[digit], e.values[:, 0, 0].mean(0), atol=1e-4)
+    assert torch.allclose(found.places.sum((1, 2)), found.gain, rtol=0.02), "places share the gain out"
+    with torch.no_grad():
+        margins = [one - torch.logsumexp(torch.cat([z[:k], z[k + 1 :]]), 0) for z in facts["net"](x) for k, one in
+                   enumerate(z)]  # fmt: skip
+        none = facts["net"](torch.zeros(1, 1, 8, 8))[0]
+    margins = torch.stack(margins).view(-1, 10)
+    for digit in range(10):
+        empty = none[digit] - torch.logsumexp(torch.cat([none[:digit], none[digit + 1 :]]), 0)
+        assert found.gain[digit] == pytest.approx(float(margins[y == digit, digit].mean() - empty), rel=1e-3)
+
+    alike = facts["alike"]
+    assert alike.argmax(1).tolist() == list(range(10)), "half of the pictures tell the same"
+    assert alike.diag().min() > 0.9
+    right = facts["accuracy"]
+    assert right["as it is"] > 0.95
+    assert right["most contributing places hidden"] < right["places with most ink hidden"] - 0.05
+    assert right["most contributing places hidden"] < right["any places hidden"] - 0.3
+
+    for digit, axis in enumerate(page.axes[:10]):
+        assert axis.get_title() == f"{digit}: {int(found.count[digit])} pictures"
+        channel = facts["channels"][digit]
+        assert channel == int(found.channels[digit].argmax())
+        assert np.array_equal(shown(page.axes[20 + digit])[0], found.active[digit, channel].double().numpy())
+    assert len(set(facts["channels"])) > 3
+
+
+@pytest.mark.row(88)
+def test_several_views(ran, lite0):
+    facts, page = ran("several_views").facts, ran("several_views").page
+    assert facts["label"] == "Egyptian cat"
+    assert facts["layers"] == ["conv_stem", "bn2.act"]
+    x = facts["explained"].input
+    for layer, (name, values), axis in zip(facts["layers"], facts["channels"], page.axes[1:3], strict=True):
+        every = seewhy.activations(lite0, x, layer).values[0]
+        channel = int(every.flatten(1).amax(1).argmax())
+        assert name == f"{layer},\nchannel {channel}" == axis.get_title()
+        assert torch.equal(values, every[channel])
+    maps = torch.stack([*facts["maps"].values()])
+    ranks = maps.abs().flatten(1).numpy()
+    for i in range(4):
+        for j in range(4):
+            assert facts["agreement"][i, j] == pytest.approx(spearmanr(ranks[i], ranks[j])[0], abs=1e-4)
+    assert facts["agreement"][0, 2] > 0.4, "Grad-CAM and LIME see much alike"
+    assert np.abs(facts["agreement"][3, :3]).max() < 0.2, "the gradient ranks places in another way"
+
+    area = 160 * 180 / 224**2
+    share = {name: float(m[40:200, 20:200].sum() / m.sum()) for name, m in zip(facts["maps"], maps.clamp(min=0))}
+    assert share["gradcam"] > 1.3 * area, "on the face"
+    assert share["lime"] > 1.1 * area
+    assert share["gradient"] < 1.1 * area, "spread"
+    assert share["occlusion"] < 0.7 * area, "hiding the corners costs more than hiding the face"
+
+    shown_dream = torch.tensor(shown(page.axes[7])[0]).permute(2, 0, 1)
+    assert torch.allclose(shown_dream.float(), facts["dream"])
+    assert [text.get_text() for text in page.axes[8].texts][:2] == ["1.00", f"{facts['agreement'][0, 1]:.2f}"]

@@ -271,3 +271,11 @@ def test_units_that_cannot_be_compared():
     with pytest.raises(seewhy.OptionError, match="different units"):
         figure([e, e.filtered("normalize")], scale="shared")
     assert figure([e, e], scale="shared")
+
+
+def test_a_sheet_that_could_not_be_drawn_is_refused_at_once():
+    many = explained(2, 3, target=[0, 1, 2] * 80)
+    with pytest.raises(seewhy.OptionError, match=r"480 lines .*fewer targets or samples"):
+        figure(many)
+    with pytest.raises(seewhy.OptionError, match="241 columns"):
+        figure(many, layout="classes")

@@ -342,7 +342,7 @@ def _signature() -> inspect.Signature:
         "download": (False, Download),
         "method": ([DEFAULT], Annotated[list[str], typer.Option(help="Repeat it for several; see 'seewhy methods'.")]),
         "target": (None, Annotated[list[str] | None, typer.Option(
-            help="Class index or label, repeated for several, or top3 (default: the best class).")]),
+            help="Class index or label, repeated for several, or top3, or all (default: the best class).")]),
         "score": ("logit", Annotated[Literal["logit", "probability", "log_probability", "margin"], typer.Option(
             help="What of a class is explained.")]),
         "feature_layer": (None, Annotated[list[str] | None, typer.Option(

@@ -185,7 +185,7 @@ def _draws(method: Any) -> bool:
 
 def _question(model: Model, x: Inputs, target: Any, seed: int) -> Question:
     """The class of each input, and others to compare it with: the best of the rest, and any other."""
-    question.check(target, len(x))
+    question.check(target, len(x), model)
     with quiet(model), torch.no_grad():
         output = join([run(model, part, graph=False).output for part in x.split(BATCH)])
     asked = question.resolve(target, "logit", model, output, slice(0, len(x)))

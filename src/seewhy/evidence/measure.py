@@ -14,6 +14,7 @@ import torch
 
 from seewhy.errors import ModelError, OptionError, unknown
 from seewhy.maps import spread
+from seewhy.methods.data import is_data
 from seewhy.methods.explain import explain
 from seewhy.models import wrap
 from seewhy.trace.forward import placed, quiet, run
@@ -127,6 +128,8 @@ def compare(model: Any, x: Any, methods: Sequence[Any], **options: Any) -> Compa
         raise OptionError(f"methods={methods!r}: at least two are compared.")
     if isinstance(x, (list, tuple)) and any(isinstance(one, torch.Tensor) for one in x):
         raise OptionError(f"x is a list of {len(x)} tensors: methods are compared on one batch, torch.stack(x).")
+    if is_data(x):
+        raise OptionError("x is a data set: methods are compared on one batch at a time, in a loop over it.")
     found = list(explain(model, x, list(methods), **options))
     if len({e.maps.shape for e in found}) > 1:
         raise OptionError("upsample='none' gives maps of several sizes, which cannot be compared.")

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from seewhy.errors import ModelError, OptionError, unknown
+from seewhy.errors import ModelError, OptionError, choose, unknown
+from seewhy.trace import question
 from seewhy.trace.choice import Seen, find, survey
 
 from . import METHODS
 from .averaged import Averaged
 from .families import FAMILIES
 from .method import Method, fill
+from .room import check_sizes
 from .scene import Member
 
 if TYPE_CHECKING:
     from seewhy.types import Inputs, Model
+
+
+UPSAMPLING = ("bicubic", "linear", "nearest", "none")
 
 
 def is_one(method: Any) -> bool:
@@ -42,6 +47,24 @@ def members_of(method: Any, options: Mapping[str, Any]) -> tuple[list[str], list
         Member(m, fill(name, m, {k: v for k, v in options.items() if k in m.options}))
         for name, m in zip(names, methods, strict=True)
     ]
+
+
+def check_asked(names: list[str], members: list[Member], asked: Mapping[str, Any]) -> None:
+    """Refuse values that no network and no input would make right.
+
+    Raises:
+        OptionError: a value that is not allowed.
+    """
+    if asked["seed"] < 0:
+        raise OptionError(f"seed={asked['seed']}: 0 or a whole number above it.")
+    choose("score", asked["score"], question.SCORES)
+    choose("upsample", asked["upsample"], UPSAMPLING)
+    layer = asked["feature_layer"]
+    if layer is not None and not isinstance(layer, str):
+        raise OptionError(f"feature_layer={layer!r}: the name of a layer is needed, or a list of names.")
+    if layer is not None and not any(FAMILIES[member.method.feeds].layer for member in members):
+        raise OptionError(f"feature_layer={layer!r}: {', '.join(names)} read no layer; leave it out.")
+    check_sizes(asked["batch_size"], asked["max_memory"])
 
 
 def check_needs(model: Model, names: list[str], members: list[Member]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, reduce
@@ -31,18 +31,19 @@ from seewhy.types import Can, Card, Evaluations, Explanation
 
 from . import DEFAULT
 from .averaged import Averaged, average, average_layers
-from .checks import Layers, check_needs, is_one, layers_for, members_of
+from .checks import UPSAMPLING, Layers, check_asked, check_needs, is_one, layers_for, members_of
+from .data import Stream, is_data, stream
 from .families import FAMILIES
 from .method import Method
 from .progress import tracked
-from .room import check_sizes, room_for
+from .room import check_every, room_for
 from .scene import Given, Member, Scene, batches
 from .several import explain_each, padded
 
 if TYPE_CHECKING:
-    from seewhy.types import Indices, Inputs, Model, Scores
+    from torch.utils.data import DataLoader
 
-UPSAMPLING = ("bicubic", "linear", "nearest", "none")
+    from seewhy.types import Indices, Inputs, Model, Scores
 
 
 @overload
@@ -51,6 +52,8 @@ def explain(model: Any, x: list[Tensor], method: Any = ..., **options: Any) -> l
 def explain(model: Any, x: tuple[Any, ...], method: Any = ..., **options: Any) -> tuple[Any, ...]: ...
 @overload
 def explain(model: Any, x: Mapping[str, Any], method: Any = ..., **options: Any) -> dict[str, Any]: ...
+@overload
+def explain(model: Any, x: DataLoader[Any] | Iterator[Any], method: Any = ..., **options: Any) -> Stream: ...
 @overload
 def explain(model: Any, x: Any, method: str | Method | Averaged = ..., **options: Any) -> Explanation: ...
 @overload
@@ -69,7 +72,7 @@ def explain(
     max_memory: int | None = None,
     device: str = "auto",
     seed: int = 0,
-    progress: bool | None = None,
+    progress: bool | Callable[..., None] | None = None,
     **options: Any,
 ) -> Any:
     """Show why the network decided what it did.
@@ -79,10 +82,13 @@ def explain(
         x: a batch in the network's own layout, or what the model's `prepare` takes. A list of unbatched
             tensors gives a list of explanations, one an input. A tuple or dictionary of batches: a network of several
             inputs, called as network(*x) or network(**x); an ONNX network in the order or by the names of its graph.
+            A data set (a torch DataLoader, a Keras PyDataset, any other iterable of batches): an iterator, see below.
         method: a name, or a list of them, which share forward passes; a list gives a list.
         target: None: the best class of each sample. Class index or label; a list of them: K targets, each on its
             own. Tensor [N] or [N, K]: per sample. "top3". Function(output) -> [N], or a list of them; it sees any
-            part of the batch at a time.
+            part of the batch at a time. "label": of a data set of pairs (x, y), the class y of each sample. "all":
+            every class of each sample, refused where that takes more than `max_memory` or half of the free memory;
+            then go through them in a loop, target=range(0, 50) and so on, which shares a forward among the fifty.
         score: "logit", "probability", "log_probability" or "margin" of a class.
         feature_layer: name of the layer whose activations are read, as `seewhy.layers` gives it; default: chosen, with
             `layer_reason`. Of a transformer's tokens the patches are read, on their grid. A list of names: the maps of
@@ -95,12 +101,20 @@ def explain(
         max_memory: bytes the call may add; the batch is chosen to hold it, from one measured sample.
         device: "auto": where the network lies; "cpu", "cuda", "cuda:1".
         seed: of methods that draw; same seed, same map.
-        progress: show a bar on work over two seconds; default: on a terminal.
+        progress: show a bar on work over two seconds; default: on a terminal. Or a function, called with the number
+            of samples that have passed through the network since it was called last.
         **options: the method's own, see `seewhy.METHODS[name].options`.
 
     Returns:
         `Explanation`; a list of them for a list of methods or of unbatched tensors (methods outermost). Of several
         inputs one each, in the structure of x, with the others held as they are; whole numbers have none.
+
+        Of a data set an iterator that computes one of these for each batch when it is asked for the next, and keeps
+        none, so memory does not grow with the set. What is to be done with each stands in the body of your loop;
+        `itertools.islice(found, 10)` stops after ten batches. A batch is x, or (x,), (x, y) or (x, y, weights) as a
+        tuple or list; several inputs stand inside it: ((a, b), y). y is used by target="label" only. Options are
+        checked at the call. A batch that cannot be explained raises with its number, the first being 0, and the
+        iterator goes on behind it. All batches share one bar.
 
     Raises:
         UnknownNameError: no such method, option, label or layer.
@@ -112,6 +126,8 @@ def explain(
     same = {"target": target, "score": score, "feature_layer": feature_layer, "reduction_layer": reduction_layer}
     same |= {"upsample": upsample, "batch_size": batch_size, "max_memory": max_memory}
     same |= {"device": device, "seed": seed, "progress": progress}
+    if is_data(x):
+        return stream(explain, model, x, method, same, options)
     if isinstance(x, (Mapping, tuple)) and x:
         return explain_each(explain, model, x, method, **same, **options)
     if isinstance(x, list) and x and all(isinstance(one, Tensor) for one in x):
@@ -136,17 +152,9 @@ def explain(
 
         return replace(average(method, inputs, seed, upsample, one_copy), seconds=time.perf_counter() - began)
     names, members = members_of(method, options)
-    if seed < 0:
-        raise OptionError(f"seed={seed}: 0 or a whole number above it.")
-    choose("score", score, question.SCORES)
-    choose("upsample", upsample, UPSAMPLING)
+    check_asked(names, members, same)
     families = [FAMILIES[member.method.feeds] for member in members]
-    if feature_layer is not None and not isinstance(feature_layer, str):
-        raise OptionError(f"feature_layer={feature_layer!r}: the name of a layer is needed, or a list of names.")
     reads = any(family.layer for family in families)
-    if feature_layer is not None and not reads:
-        raise OptionError(f"feature_layer={feature_layer!r}: {', '.join(names)} read no layer; leave it out.")
-    check_sizes(batch_size, max_memory)
     model = wrap(model)
     answered = [member.method.needs in model.can for member in members]
     if model.conversion is not None and reduction_layer is None and any(answered) and not all(answered):
@@ -156,7 +164,7 @@ def explain(
     check_needs(model, names, members)
     if any(family.rules for family in families):
         model = step_by_step(model)
-    question.check(target, len(inputs))
+    question.check(target, len(inputs), model)
     if reduction_layer is not None:
         check_layer(model, reduction_layer)
 
@@ -165,6 +173,8 @@ def explain(
         layers = layers_for(model, inputs, feature_layer, reduction_layer) if reads else Layers()
         plan = _plan_for(model, inputs, reduction_layer, names, members)
         room = [room_for(model, inputs, batch_size, max_memory, graph or any(family.heavy for family in families))]
+        if question.is_all(target, model):
+            check_every(model, inputs, members, layers.feature, reduction_layer, room[0], max_memory)
         bounded = batch_size != "auto" or max_memory is not None
         call = _Call(
             model,

@@ -36,6 +36,12 @@ def is_layer(thing: Any) -> bool:
     return keras is not None and hasattr(keras, "layers") and isinstance(thing, keras.layers.Layer)
 
 
+def is_data_set(thing: Any) -> bool:
+    """Whether this is a data set of Keras 3, which gives batch number i as thing[i]."""
+    keras = sys.modules.get("keras")
+    return keras is not None and hasattr(keras, "utils") and isinstance(thing, keras.utils.PyDataset)
+
+
 def check(model: Any) -> None:
     """Refuse a model whose weights do not exist yet, as the first call would make them.
 

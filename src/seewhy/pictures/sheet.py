@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 DPI = 150
 PANEL = 2.5  # inches
+LARGEST = 2**16  # pixels a side
 DRAWN = (".png", ".svg", ".pdf")
 REPORTED = (".html", ".htm")
 
@@ -96,7 +97,13 @@ def figure(
     rows_of_title = max(p.title.count("\n") for line in lines for p in line if p)
     high = PANEL * first.maps.shape[-2] / first.maps.shape[-1] if not sequence else PANEL * 0.75
     high = min(max(high, PANEL / 2), PANEL * 1.5) + 0.42 + 0.15 * rows_of_title
-    page = Figure(figsize=(PANEL * wide + 1.1, high * len(lines) + 0.4), layout="constrained")
+    inches = (PANEL * wide + 1.1, high * len(lines) + 0.4)
+    if max(inches) * DPI >= LARGEST:
+        raise OptionError(
+            f"a sheet of {len(lines)} lines and {wide} columns would be larger than can be drawn ({LARGEST} pixels a "
+            "side): explain fewer targets or samples at a time."
+        )
+    page = Figure(figsize=inches, layout="constrained")
     page.get_layout_engine().set(w_pad=0.04, h_pad=0.05)  # type: ignore[union-attr, call-arg]
     axes = page.subplots(len(lines), wide, squeeze=False)
     maps_at: list[tuple[int, Axes]] = []

@@ -52,15 +52,26 @@ class Scored(NamedTuple):
     rescued: Bool[Tensor, " N"]  # where the weight underflowed and was rescaled
 
 
-def check(target: Any, n: int) -> None:
-    """Refuse what cannot be a target, before any compute.
+def check(target: Any, n: int | None, model: Model) -> None:
+    """Refuse what cannot be a target, before any compute; `n` samples, None: batches of a data set.
 
     Raises:
         OptionError: it cannot.
+        UnknownNameError: a label that does not exist.
     """
-    if isinstance(target, (list, tuple)) and not target:
-        raise OptionError("target=[] asks for nothing: give None, a class, or a list of classes.")
+    if isinstance(target, (list, tuple, range)) and not target:
+        raise OptionError(f"target={target!r} asks for nothing: give None, a class, or a list of classes.")
+    if is_label(target, model) and n is not None:
+        raise OptionError(
+            "target='label' means the labels y of a data set of pairs (x, y), and this is one batch: give its classes "
+            "as a tensor [N]."
+        )
     if isinstance(target, (Tensor, np.ndarray)):
+        if n is None:
+            raise OptionError(
+                "a target tensor is for one batch, and this is a data set: let it give pairs (x, y), and ask for "
+                "target='label'."
+            )
         shape = list(target.shape)
         integer = not torch.as_tensor(target).is_floating_point() and torch.as_tensor(target).dtype != torch.bool
         if not integer or len(shape) not in (1, 2) or shape[0] != n or 0 in shape:
@@ -70,12 +81,26 @@ def check(target: Any, n: int) -> None:
         target is None
         or _is_name(target)
         or callable(target)
-        or (isinstance(target, (list, tuple)) and (all(map(callable, target)) or all(map(_is_name, target))))
+        or (isinstance(target, (list, tuple, range)) and (all(map(callable, target)) or all(map(_is_name, target))))
     ):
         raise OptionError(
-            f"target={target!r}: give None, a class index or label, a list of them, 'top3', a tensor [N] or [N, K], "
-            "or functions of the output."
+            f"target={target!r}: give None, a class index or label, a list of them, 'top3', 'all', a tensor [N] or "
+            "[N, K], or functions of the output."
         )
+    elif not callable(target) and not is_label(target, model) and not is_all(target, model):
+        for name in target if isinstance(target, (list, tuple, range)) else [target]:
+            if isinstance(name, str) and _top(target, model.labels) is None:
+                _index(name, model)
+
+
+def is_all(target: Any, model: Model) -> bool:
+    """Whether every class is asked for; a class that has this name comes first."""
+    return isinstance(target, str) and target == "all" and target not in (model.labels or ())
+
+
+def is_label(target: Any, model: Model) -> bool:
+    """Whether the labels of a data set are asked for; a class that has this name comes first."""
+    return isinstance(target, str) and target == "label" and target not in (model.labels or ())
 
 
 def resolve(target: Any, score: str, model: Model, output: Any, rows: slice) -> Asked:
@@ -101,12 +126,14 @@ def resolve(target: Any, score: str, model: Model, output: Any, rows: slice) -> 
         chosen = torch.as_tensor(target)[rows].to(totals.device, torch.int64).reshape(n, -1)
     elif target is None:
         chosen = totals.argmax(1, keepdim=True)
+    elif is_all(target, model):
+        chosen = torch.arange(count, device=totals.device).expand(n, -1)
     elif (best := _top(target, model.labels)) is not None:
         if not 1 <= best <= count:
             raise OptionError(f"target={target!r}: {model.name} gives {count} scores.")
         chosen = totals.topk(best, 1).indices
     else:
-        names = target if isinstance(target, (list, tuple)) else [target]
+        names = target if isinstance(target, (list, tuple, range)) else [target]
         chosen = torch.tensor([_index(name, model) for name in names], device=totals.device).expand(n, -1)
     wrong = chosen[(chosen < 0) | (chosen >= count)]
     if len(wrong):
