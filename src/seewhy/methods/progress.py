@@ -44,14 +44,15 @@ def tracked(
         nonlocal count, drawn
         count += passes
         now = time.monotonic()
-        if not show or now - drawn < PAUSE:
+        if not show:
             return
         if not bars and now - began > PATIENCE:
             bars.append(_bar(what, wanted, began, way))
+        look = now - drawn > PAUSE
+        drawn = now if look else drawn
         for bar in bars:
-            drawn = now
             known = {"completed": count} if way is None else {}
-            bar.update(bar.task_ids[0], refresh=True, passes=count, reached=reached, **known)
+            bar.update(bar.task_ids[0], refresh=look, passes=count, reached=reached, **known)
 
     try:
         if way is not None:
