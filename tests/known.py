@@ -474,11 +474,11 @@ class Attending(nn.Module):
 TURNS = [[(n + k) % 4 for k in range(4)] for n in range(4)]
 
 
-def leaks(net, method, **options):
-    """[4 samples, 4 classes]: what lies outside the cell of the class, all asked in one call."""
-    x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    e = seewhy.explain(net, x, method, target=2 * torch.tensor(TURNS) + 1, **options)
-    return [[outside(e.values[n, k], j) for k, j in enumerate(row)] for n, row in enumerate(TURNS)]
+def leaks(net, method, turns=TURNS, **options):
+    """[samples, 4 classes]: what lies outside the cell of the class, all asked in one call."""
+    x = torch.randn(len(turns), 3, 16, 16, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    e = seewhy.explain(net, x, method, target=2 * torch.tensor(turns) + 1, **options)
+    return [[outside(e.values[n, k], j) for k, j in enumerate(row)] for n, row in enumerate(turns)]
 
 
 def _planted(spoil, doc):

@@ -19,7 +19,7 @@ from tests.known import (
     off,
     outside,
     shapley,
-)  # fmt: skip
+)
 from tests.networks import drawn, noise
 from torch import nn
 
