@@ -193,13 +193,13 @@ def main() -> None:
         "Disconnected mosaics",
         "Four pictures in one, a head for each that sees no other (DiFull, Rao et al. 2022). What of a map lies "
         "outside the cell of the class, as a share; mean over six drawn networks, four samples (one where parts are "
-        "hidden) and all four cells, asked in one call, with its 95 % interval over networks. With shared channels the "
-        "cells run through the same layers, and a map with one weight a channel leaks by definition. With own channels "
-        "each cell has some to itself, which are zero elsewhere (for attention methods: tokens that attend to their own "
-        "cell only), so that right white-box methods have exactly 0. Three cannot: EigenCAM knows no class, Score-CAM's "
-        "softmax gives weight to channels that do not count, LeGrad reads the mean of all tokens. Windows leak across "
-        "the border, random masks by their standard error. The last rows are faults that were planted, to show that the "
-        "test can tell; it does not see a mix-up within the cell.",
+        "hidden) and all four cells, asked in one call, with its 95 % interval over networks. With shared channels "
+        "the cells run through the same layers, and a map with one weight a channel leaks by definition. With own "
+        "channels each cell has some to itself, which are zero elsewhere (for attention methods: tokens that attend "
+        "to their own cell only), so that right white-box methods have exactly 0. Three cannot: EigenCAM knows no "
+        "class, Score-CAM's softmax gives weight to channels that do not count, LeGrad reads the mean of all "
+        "tokens. Windows leak across the border, random masks by their standard error. The last rows are faults "
+        "that were planted, to show that the test can tell; it does not see a mix-up within the cell.",
         ["method", "outside, shared channels", "outside, own channels"],
         mosaics(),
     )
@@ -229,10 +229,10 @@ def main() -> None:
     rows, says = grids()
     add(
         "Four pictures in one",
-        "The pointing game on a grid (GridPG, Rao et al. 2022): what share of the positive part of the map of a class "
-        "(channels summed with their sign) lies in the cell with its object, and in what share of the cells its largest value does; chance is 25 %. "
-        "Mean over 24 mosaics of all four objects with its 95 % interval. The network is one with mean pooling that "
-        f"says yes or no to each object. {says}",
+        "The pointing game on a grid (GridPG, Rao et al. 2022): what share of the positive part of the map of a "
+        "class (of products with the input: of its sum over channels) lies in the cell with its object, and in what "
+        "share of the cells its largest value does; chance is 25 %. Mean over 24 mosaics of all four objects with "
+        f"its 95 % interval. The network is one with mean pooling that says yes or no to each object. {says}",
         ["method", "in the right cell", "largest value in it"],
         rows,
     )
@@ -246,12 +246,12 @@ def main() -> None:
     rows, says = unknown()
     add(
         "A mark that nobody knows of",
-        "Half of the pictures of a class carry a mark, nobody says which or where. Maps are put into two clusters, and "
-        "the place where the clusters differ most is named (after Lapuschkin et al. 2019): whether it is the mark's "
-        "(chance is 1 of 25), and how well the clusters tell marked pictures from others (balanced accuracy, whichever "
-        "cluster is called marked, so that chance is about 0.55). Six poisoned networks, six that saw the mark as often "
-        "in either class. The other mark is a slight blur of the whole picture (Adebayo et al. 2022). There failure is the "
-        f"expected result, since a map can only point to places: poisoned as clean. {says}",
+        "Half of the pictures of a class carry a mark, nobody says which or where. Maps are put into two clusters, "
+        "and the place where the clusters differ most is named (after Lapuschkin et al. 2019): whether it is the "
+        "mark's (chance is 1 of 25), and how well the clusters tell marked pictures from others (balanced accuracy, "
+        "whichever cluster is called marked, so that chance is about 0.55). Six poisoned networks, six that saw the "
+        "mark as often in either class. The other mark is a slight blur of the whole picture (Adebayo et al. 2022). "
+        f"There failure is the expected result, since a map can only point to places: poisoned as clean. {says}",
         [
             "method",
             "place named, poisoned",

@@ -8,6 +8,8 @@ import seewhy
 
 from .taught import MAPS, explained, part, share, shares, spread, trained
 
+PRODUCTS = {"input_x_gradient", "integrated_gradients"}  # whose channels sum to what a place adds to the score
+
 
 def scenes(count, seed):
     """Pictures of four textures with four glyphs pasted anywhere; scene, object, where it is, the bare scenes."""
@@ -163,7 +165,8 @@ def grids(count=24):
     own = (down.diagonal(dim1=1, dim2=2) / down.sum(1)).mean(1)
     rows = []
     for method, e in explained(net, mosaic, target, window=8, features=64).items():
-        each = e.filtered("channel_sum").maps.clamp(min=0).view(count, 4, 2, 32, 2, 32)
+        shown = e.filtered("channel_sum") if method in PRODUCTS else e
+        each = shown.maps.clamp(min=0).view(count, 4, 2, 32, 2, 32)
         mass = each.sum((3, 5)).flatten(2)
         inside = mass.diagonal(dim1=1, dim2=2) / mass.sum(2).masked_fill(mass.sum(2) == 0, torch.nan)
         peak = each.amax((3, 5)).flatten(2).argmax(2) == torch.arange(4)
