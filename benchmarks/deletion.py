@@ -116,11 +116,12 @@ def defaults():
     )
     near, reported = given["seewhy, filled as Quantus fills"], given["seewhy, its defaults"].stderr
     near = near.values[:, 0].numpy()
+    follows = np.corrcoef(near, full)[0, 1]
     text += (
         f"\nThe areas of the pictures spread by {full.std(ddof=1):.3f} (standard deviation), and seewhy's follow "
-        f"Quantus' to a correlation of {np.corrcoef(near, full)[0, 1]:.2f} where the same is filled in. The error "
-        f"that seewhy reports is {float(reported.max()):.2g}: it is that of the order of equal values, of which these maps have "
-        "none, and knows nothing of the steps. What those cost:\n\n"
+        f"Quantus' to a correlation of {follows:.2f} where the same is filled in. The error that seewhy reports is "
+        f"{float(reported.max()):.2g}: it is that of the order of equal values, of which these maps have none, and "
+        "knows nothing of the steps. What those cost:\n\n"
     )
     positions = x[0, 0].numel()
     whole = curve(model, e, black, positions)

@@ -7,7 +7,7 @@ import torch
 from scipy import ndimage, stats
 from sklearn.cluster import SpectralClustering
 
-from .taught import MAPS, explained, share, shares, spread, trained
+from .taught import MAPS, explained, interval, share, shares, spread, trained
 
 
 def checks(at=(0, 0)):
@@ -127,18 +127,29 @@ def unknown(each=6, shown=40):
             rows.append([method, *["–"] * 6])
             continue
         rows.append([
-            method, *(share(sum(named[bad][method]), each) for bad in (True, False)),
+            method, *(share(sum(named[bad][method]), len(named[bad][method])) for bad in (True, False)),
             *(spread(told[kind, bad][method]) for kind in ("checks", "blur") for bad in (True, False)),
         ])  # fmt: skip
+    apart = {
+        kind: [m for m in told[kind, True] if _above(told[kind, True][m], told[kind, False][m])] for kind, _ in gaps
+    }
     moves = {key: f"{min(np.abs(g)):.2g} to {max(np.abs(g)):.2g}" for key, g in gaps.items()}
     clean, _, softer, _ = shapes(200, 1, 0, 0, blurred)
     says = (
         f"Checked by intervention: the mark at a place moves the logits by {moves['checks', True]} in poisoned "
         f"networks, {moves['checks', False]} in clean ones; the blur, which changes a picture by "
         f"{float((clean - softer).pow(2).mean().sqrt() / clean.std()):.0%} of its spread, by {moves['blur', True]} and "
-        f"{moves['blur', False]}."
+        f"{moves['blur', False]}. Clusters tell marked pictures better in poisoned networks than in clean ones, "
+        f"intervals apart: of the mark at a place by {', '.join(apart['checks']) or 'no method'}; of the blur by "
+        f"{', '.join(apart['blur']) or 'no method, so finding it failed, as expected'}."
     )
     return rows, says
+
+
+def _above(some, others):
+    """Whether the interval of some lies above that of others."""
+    (a, far), (b, wide) = interval(some), interval(others)
+    return a - far > b + wide
 
 
 def clustered(maps):

@@ -13,11 +13,16 @@ READERS = {"gradcam", "hirescam", "layercam", "gradcam++", "xgradcam", "eigencam
            "recipro_cam"}  # fmt: skip
 
 
+def interval(values):
+    """A mean, and half of its 95 % interval, over independent values."""
+    values = np.asarray(values, float)
+    return values.mean(), stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+
+
 def spread(values, digits=2):
     """A mean with its 95 % interval, over independent values."""
-    values = np.asarray(values, float)
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return f"{values.mean():.{digits}f} ± {half:.{digits}f}"
+    mean, half = interval(values)
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
 def share(count, of):
