@@ -46,6 +46,8 @@ def peer(cell):
                 PICTURE, target=1, feature_mask=alone, n_samples=4
             )[:, :1],
         }  # fmt: skip
+    elif cell.function not in FUNCTIONS:
+        return None
     else:
         known = FUNCTIONS[cell.function]
         x, f = torch.tensor([known.x], dtype=torch.float64), known.f
