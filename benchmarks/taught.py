@@ -34,7 +34,8 @@ def share(count, of):
 def trained(x, y, classes, seed, epochs, width=16, *, mean=False, rate=2e-3):
     """A small CNN: of one class each, y [M], or of yes and no for every class, y [M, classes].
 
-    Its last features go into the head as their largest values in each quarter, or as their mean over the picture.
+    Its last features go into the head as their largest values in each quarter, or as their mean over the picture; that
+    learns slowly, so the rate is large at first and falls to zero.
     """
     torch.manual_seed(seed)
     pool, wide = (nn.AdaptiveAvgPool2d(1), 2) if mean else (nn.AdaptiveMaxPool2d(2), 8)
@@ -46,11 +47,13 @@ def trained(x, y, classes, seed, epochs, width=16, *, mean=False, rate=2e-3):
     )  # fmt: skip
     loss = nn.functional.binary_cross_entropy_with_logits if y.ndim > 1 else nn.functional.cross_entropy
     steps = torch.optim.Adam(net.parameters(), rate)
+    fall = torch.optim.lr_scheduler.LinearLR(steps, 1, 0 if mean else 1, epochs)
     for _ in range(epochs):
         for rows in torch.randperm(len(x)).split(64):
             steps.zero_grad()
             loss(net(x[rows]), y[rows]).backward()
             steps.step()
+        fall.step()
     return net.eval()
 
 
