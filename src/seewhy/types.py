@@ -74,6 +74,8 @@ class Model:
         lacks: why it cannot give more, and what would help.
         conversion: of a network that only answers: makes a torch module of it, which is compared before it is believed.
         rows: samples that a pass may hold at most; None: any number.
+        batch_axes: of a network that may answer with its samples on another axis than the first: which one it is, by
+            the shape of a sample, as far as it was asked; None: the first.
     """
 
     forward: Callable[[Tensor], Any]
@@ -90,6 +92,7 @@ class Model:
     lacks: str = ""
     conversion: Callable[[], Any] | None = None
     rows: int | None = None
+    batch_axes: dict[tuple[int, ...], int] | None = field(default=None, compare=False)
 
     prepare: ClassVar[Callable[..., Tensor]]  # attached in seewhy/__init__.py
 

@@ -1,5 +1,6 @@
 """ONNX networks: answers by ONNX Runtime, gradients and layers by a conversion that must answer alike."""
 
+import copy
 import io
 import sys
 import warnings
@@ -164,7 +165,7 @@ def test_what_the_session_answers_it_answers_itself(monkeypatch):
     model = seewhy.wrap(session(graph(SMALL, WEIGHTS)))
     options = {"target": 1, "mask_size": 4, "stride": 4}
     alone = seewhy.explain(model, X, "occlusion", **options)
-    monkeypatch.setattr(onnx_graph, "first", lambda module, x: 1 / 0)
+    monkeypatch.setattr(onnx_graph, "Graph", lambda module: 1 / 0)
     monkeypatch.setattr(onnx_graph, "_converted", lambda source: 1 / 0)
     assert torch.equal(seewhy.explain(seewhy.wrap(session(graph(SMALL, WEIGHTS))), X, "occlusion", **options).values,
                        alone.values)  # fmt: skip
@@ -323,7 +324,7 @@ def test_the_tolerance_is_of_each_samples_range():
     assert 0 < apart(offset, offset + torch.tensor([[6e-5, 0], [0, 0]])) < 1
     assert apart(offset, offset + torch.tensor([[0, 0], [1e-3, 0]])) > 1
     assert apart(torch.zeros(2, 2), torch.tensor([[0, 0], [0, 1e-9]])) == float("inf")
-    assert "gives [2, 1] where ONNX Runtime gives [2, 2]" in apart(offset, offset[:, :1])
+    assert "gives a tensor [2, 1] where ONNX Runtime gives a tensor [2, 2]" in apart(offset, offset[:, :1])
 
 
 SLICES = {
@@ -387,11 +388,14 @@ def test_gathers_of_a_number_a_row_and_a_table(axis, numbers):
     assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize(("given", "message"), [("forward", "as forward= says"), ("hidden", "does not show the graph")])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [("forward", r"as forward= says, by its run\(\), which has no gradient"), ("hidden", "does not show the graph")],
+)
 def test_a_graph_that_cannot_be_had(given, message):
     class Hidden:
         def __init__(self, inside):
-            self.get_inputs, self.run = inside.get_inputs, inside.run
+            self.get_inputs, self.get_outputs, self.run = inside.get_inputs, inside.get_outputs, inside.run
 
     inside = session(graph(SMALL, WEIGHTS))
     model = seewhy.wrap(Hidden(inside)) if given == "hidden" else seewhy.wrap(
@@ -402,13 +406,261 @@ def test_a_graph_that_cannot_be_had(given, message):
         seewhy.explain(model, X, "gradient")
 
 
-def test_an_answer_without_the_batch_first_is_not_cut_to_it():
-    turn = [H.make_node("Transpose", ["x"], ["y"], perm=[1, 0, 2])]
-    model = seewhy.wrap(session(graph(turn, {}, shape=(4, 6))))
-    assert model.forward(torch.randn(2, 4, 6)).shape == (4, 2, 6)
+def time_first(batch="n", out=("y",)):
+    """Steps through one weight and a bend, time first: [N, 4, 6] -> [4, N, 6]."""
+    nodes = [H.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]), H.make_node("MatMul", ["t", "m"], ["u"]),
+             H.make_node("Tanh", ["u"], ["y"], name="bent")]  # fmt: skip
+    return session(graph(nodes, {"m": MIX}, batch, (4, 6), out=out))
+
+
+MIX = DRAW.normal(size=(6, 6)).astype("float32")
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_the_axis_of_the_samples_is_asked(count):
+    """Also where there are as many samples as steps, so that the shape alone would not tell."""
+    model, x = seewhy.wrap(time_first()), torch.randn(count, 4, 6, generator=torch.Generator().manual_seed(2))
+
+    def same(x):
+        return torch.tanh(x @ torch.from_numpy(MIX))
+
+    def target(y):
+        return y[:, 1, 2] + y[:, 3, 0]
+
+    options = {"target": target, "mask_size": 1, "stride": 1}
+    for method, more in (
+        ("gradient", {}),
+        ("occlusion", {"mask_size": 1, "stride": 1}),
+        ("smoothgrad", {"samples": 3}),
+    ):
+        e = seewhy.explain(model, x, method, target=target, **more)
+        assert e.output.shape == (count, 4, 6)
+        assert close(e, seewhy.explain(same, x, method, target=target, **more))
+        assert sum("stand on axis 1 of the answer" in note for note in e.notes) == 1
+    both = seewhy.explain(model, x, ["gradient", "occlusion"], **options)
+    assert all(sum("stand on axis 1" in note for note in e.notes) == 1 for e in both)
+
+
+@pytest.mark.parametrize("batch", ["n", 1])
+def test_what_is_known_of_the_layers_is_remembered(batch):
+    model = seewhy.wrap(session(graph(SMALL, WEIGHTS, batch)))
+    first, second = (converted.converted(model, x)[0] for x in (X, X + 1))
+    assert first.forward is second.forward
+
+
+def test_a_wrapped_session_can_be_copied():
+    model = copy.copy(seewhy.wrap(session(graph(SMALL, WEIGHTS))).forward.args[0])
+    assert model(X)["y"].shape == (3, 4)
+    assert [i.name for i in model.get_inputs()] == ["x"]
+
+
+def test_a_batch_that_is_first_is_left_there_without_a_word():
+    model = seewhy.wrap(session(graph(SMALL, WEIGHTS)))
+    e = seewhy.explain(model, torch.cat([X, X[:1]]), "occlusion", mask_size=4, target=0)
+    assert e.output.shape == (4, 4)
+    assert not any("axis" in note for note in e.notes)
+
+
+def test_the_axis_is_asked_once():
+    asked = list[int]()
+    model = seewhy.wrap(time_first())
+    counting = replace(model, forward=lambda x: asked.append(len(x)) or model.forward(x))
+    for _ in range(2):
+        seewhy.explain(counting, torch.randn(5, 4, 6), "edges", target=lambda y: y[:, 1, 2])
+    assert asked[:2] == [1, 2] and sum(asked) == 3 + 2 * 5
+
+
+ALIKE = [  # every sample with every other, at each step
+    H.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]), H.make_node("Transpose", ["x"], ["s"], perm=[1, 2, 0]),
+    H.make_node("MatMul", ["t", "s"], ["y"]),
+]  # fmt: skip
+NOWHERE = {
+    "a fixed batch": (lambda: time_first(1), r"gives \[4, 1, 6\] for one sample and \[8, 1, 6\] for two"),
+    "all samples in one": (
+        lambda: session(graph([H.make_node("ReduceSum", ["x", "a"], ["y"], keepdims=0)], {"a": [0]}, shape=(4, 6))),
+        r"gives \[4, 6\] for one sample and \[4, 6\] for two",
+    ),
+    "two axes": (
+        lambda: session(graph(ALIKE, {}, shape=(4, 6))),
+        r"gives \[4, 1, 1\] for one sample and \[4, 2, 2\] for two",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NOWHERE)
+@pytest.mark.parametrize("count", [1, 4])
+def test_an_answer_without_an_axis_of_samples_is_refused(kind, count):
+    make, message = NOWHERE[kind]
+    model = seewhy.wrap(make())
     for method in ("occlusion", "gradient"):
-        with pytest.raises(seewhy.ModelError, match="the first axis must be the batch"):
-            seewhy.explain(model, torch.randn(2, 4, 6), method, target=lambda y: y[:, 0, 0])
+        with pytest.raises(seewhy.ModelError, match=message + ".*the first axis must be the batch, or one other alone"):
+            seewhy.explain(model, torch.randn(count, 4, 6), method, target=lambda y: y[:, 0, 0])
+
+
+def test_forward_says_where_the_samples_are():
+    """Of a fixed batch, which cannot be asked."""
+
+    def turned(net, x):
+        return torch.cat([net(one)["y"].movedim(1, 0) for one in x.split(1)])
+
+    x = torch.randn(3, 4, 6)
+    for method, more in (("gradient", {}), ("occlusion", {"mask_size": 1, "stride": 1})):
+        found, expected = (
+            seewhy.explain(m, x, method, target=lambda y: y[:, 1, 2], **more)
+            for m in (seewhy.wrap(time_first(1), forward=turned), time_first())
+        )
+        assert close(found, expected)
+
+
+def two(sizes=("n", "n"), names=("a", "b.1"), kinds=(FLOAT, FLOAT), out=("y", "half")):
+    """y = tanh(a w) * (b v), and half of it."""
+    known = [
+        onnx.numpy_helper.from_array(v, k)
+        for k, v in {"w": MIX[:, :4], "v": MIX[:5, :4], "c": np.float32(0.5).reshape(1)}.items()
+    ]
+    a, b = names
+    nodes = [
+        H.make_node("Cast", [b], ["bf"], to=FLOAT), H.make_node("MatMul", [a, "w"], ["aw"]),
+        H.make_node("Tanh", ["aw"], ["bent"], name="bend"), H.make_node("MatMul", ["bf", "v"], ["bv"], name="turn"),
+        H.make_node("Mul", ["bent", "bv"], ["y"], name="product"),
+        H.make_node("Mul", ["y", "c"], ["half"], name="halve"),
+    ]  # fmt: skip
+    shapes = [(sizes[0], 6), (sizes[1], 5)]
+    inputs = [H.make_tensor_value_info(*each) for each in zip(names, kinds, shapes, strict=True)]
+    outputs = [H.make_tensor_value_info(o, FLOAT, None) for o in out]
+    model = H.make_model(
+        H.make_graph(nodes, "two", inputs, outputs, known), opset_imports=[H.make_opsetid("", 17)], ir_version=8
+    )
+    return session(model.SerializeToString())
+
+
+class Two(nn.Module):
+    def forward(self, a, b):
+        return torch.tanh(a @ torch.from_numpy(MIX[:, :4])) * (b.float() @ torch.from_numpy(MIX[:5, :4]))
+
+
+A, B = (torch.randn(3, k, generator=torch.Generator().manual_seed(k)) for k in (6, 5))
+METHODS = {"gradient": {}, "integrated_gradients": {"steps": 4}, "occlusion": {"mask_size": 1, "stride": 1},
+           "kernel_shap": {"samples": 40, "segments": "grid", "features": 4}}  # fmt: skip
+
+
+@pytest.mark.parametrize("batch", ["n", 1, 2])
+@pytest.mark.parametrize("method", METHODS)
+def test_several_inputs_have_a_map_each(method, batch):
+    """Whether the batch is free or held by the graph; in its order or by its names."""
+    model = seewhy.wrap(two((batch, batch)))
+    expected = seewhy.explain(Two(), (A, B), method, target=[2, 0], **METHODS[method])
+    in_order = seewhy.explain(model, (A, B), method, target=[2, 0], **METHODS[method])
+    by_name = seewhy.explain(model, {"b.1": B.double(), "a": A.numpy()}, method, target=[2, 0], **METHODS[method])
+    assert isinstance(in_order, tuple) and list(by_name) == ["b.1", "a"]
+    for name, found, right in zip(("a", "b.1"), in_order, expected, strict=True):
+        assert right.values.any() and found.values.shape == right.values.shape
+        assert close(found, right) and torch.allclose(by_name[name].values.float(), found.values, atol=1e-6)
+        assert any("onnx2pytorch" in note for note in found.notes) == (method in ("gradient", "integrated_gradients"))
+
+
+def test_several_methods_of_several_inputs():
+    found = seewhy.explain(seewhy.wrap(two()), (A, B), ["gradient", "occlusion"], target=1, mask_size=1, stride=1)
+    for name, (slope, hidden) in zip(("a", "b"), found, strict=True):
+        assert [slope.method, hidden.method] == ["gradient", "occlusion"]
+        assert any("onnx2pytorch" in note for note in slope.notes) and not any(
+            "onnx" in note for note in hidden.notes
+        ), name
+
+
+def test_whole_numbers_are_held():
+    numbers = torch.tensor([[1, 0, 2, -1, 3]] * 3)
+    model = seewhy.wrap(two(kinds=(FLOAT, onnx.TensorProto.INT64)))
+    for method in ("gradient", "occlusion"):
+        options = METHODS[method] | {"target": 2}
+        found = seewhy.explain(model, {"a": A, "b.1": numbers}, method, **options)
+        assert list(found) == ["a"]
+        assert close(found["a"], seewhy.explain(Two(), (A, numbers), method, **options)[0])
+        with pytest.raises(seewhy.InputError, match=r"input 'b\.1' takes torch\.int64, and was given torch\.float32"):
+            seewhy.explain(model, (A, numbers.float()), method, **options)
+
+
+@pytest.mark.parametrize(("given", "why"), [
+    (A, "graph takes 2 inputs, as a tuple in this order or a dictionary: 'a', 'b.1'; it was given 1 without a name"),
+    ((A,), "2 inputs.*was given 1 without"), ((A, B, B), "2 inputs.*was given 3 without"),
+    ({"a": A}, "2 inputs.*was given 'a'"), ({"a": A, "b.1": B, "c": B}, r"2 inputs.*was given 'a', 'b\.1', 'c'"),
+    ({"a": A, "b": B}, "2 inputs.*was given 'a', 'b'"), ((A, B[:2]), r"same number.*net\(x, it\)"),
+    ((A, torch.tensor(3)), r"batch first are needed; what holds no samples is given in"),
+])  # fmt: skip
+@pytest.mark.parametrize("method", ["gradient", "occlusion"])
+def test_several_inputs_that_do_not_fit(given, why, method):
+    with pytest.raises(seewhy.InputError, match=why):
+        seewhy.explain(seewhy.wrap(two()), given, method)
+
+
+FORWARDS = {
+    "in order": lambda net, a: net(a, B[:1].expand(len(a), -1))["half"],
+    "by names": lambda net, a: net(**{"b.1": B[:1].expand(len(a), -1), "a": a})["half"],
+    "mixed": lambda net, a: net(a, **{"b.1": B[:1].expand(len(a), -1)})["half"],
+    "all outputs": lambda net, a: net(a, B[:1].expand(len(a), -1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("batch", ["n", 1])
+@pytest.mark.parametrize("kind", FORWARDS)
+def test_forward_holds_an_input_and_names_an_output(kind, batch):
+    model = seewhy.wrap(two((batch, batch)), forward=FORWARDS[kind])
+    target = (lambda y: y["half"][:, 2]) if kind == "all outputs" else 2
+    for method, more in METHODS.items():
+        e = seewhy.explain(model, A, method, target=target, **more)
+        right = seewhy.explain(lambda a: Two()(a, B[:1].expand(len(a), -1)) / 2, A, method, target=2, **more)
+        assert close(e, right)
+    assert {row.name for row in seewhy.layers(model, A)} >= {"bend", "turn", "product"}
+
+
+def test_a_part_of_what_forward_gives_that_differs_is_not_believed():
+    """Only the second output is wrong."""
+    model = seewhy.wrap(two(), forward=FORWARDS["all outputs"])
+    assert seewhy.explain(model, A, "gradient", target=lambda y: y["y"][:, 1]).values.any()
+    model.conversion().module.halve = _Ignoring()
+    with pytest.raises(seewhy.ModelError, match="differs from ONNX Runtime"):
+        seewhy.explain(model, A, "gradient", target=lambda y: y["y"][:, 1])
+
+
+def test_several_inputs_and_time_first():
+    """Also where there are as many samples as steps."""
+    nodes = [
+        H.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]), H.make_node("MatMul", ["t", "m"], ["u"]),
+        H.make_node("MatMul", ["b", "v"], ["bv"]), H.make_node("Mul", ["u", "bv"], ["z"]),
+        H.make_node("Tanh", ["z"], ["y"], name="bent"),
+    ]  # fmt: skip
+    known = [onnx.numpy_helper.from_array(v, k) for k, v in {"m": MIX, "v": MIX[:5]}.items()]
+    inputs = [H.make_tensor_value_info("x", FLOAT, ["n", 4, 6]), H.make_tensor_value_info("b", FLOAT, ["n", 5])]
+    made = H.make_graph(nodes, "both", inputs, [H.make_tensor_value_info("y", FLOAT, None)], known)
+    data = H.make_model(made, opset_imports=[H.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+    class Same(nn.Module):
+        def forward(self, x, b):
+            return torch.tanh(x @ torch.from_numpy(MIX) * (b @ torch.from_numpy(MIX[:5])).unsqueeze(1))
+
+    draw = torch.Generator().manual_seed(4)
+    x = (torch.randn(4, 4, 6, generator=draw), torch.randn(4, 5, generator=draw))
+    for method, options in METHODS.items():
+        options = options | {"target": lambda y: y[:, 1, 2]}
+        found, right = (seewhy.explain(m, x, method, **options) for m in (seewhy.wrap(session(data)), Same()))
+        for a, b in zip(found, right, strict=True):
+            assert close(a, b), method
+            assert sum("stand on axis 1" in note for note in a.notes) == 1
+
+
+def test_averages_of_a_network_with_time_first():
+    """Noise around any method is drawn after the axis was asked, and the axis is turned once."""
+    x, options = torch.randn(4, 4, 6), {"target": lambda y: y[:, 1, 2]}
+    method = seewhy.smooth("gradient", samples=3)
+    found = seewhy.explain(seewhy.wrap(time_first()), x, method, **options)
+    assert close(found, seewhy.explain(lambda x: torch.tanh(x @ torch.from_numpy(MIX)), x, method, **options))
+
+
+def test_another_output_is_a_layer_too():
+    model = seewhy.wrap(two())
+    a, b = seewhy.explain(model, (A, B), "gradient", target=2, reduction_layer="halve")
+    right = seewhy.explain(Two(), (A, B), "gradient", target=2)
+    assert torch.allclose(2 * a.values, right[0].values) and torch.allclose(2 * b.values, right[1].values)
 
 
 def test_what_onnx_runtime_refuses_is_told_in_a_line():

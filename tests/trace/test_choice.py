@@ -140,8 +140,9 @@ def test_sequences_pictures_and_volumes(size, grid):
 class UNet(nn.Module):
     """Segmentation; the skip goes round the deep part."""
 
-    def __init__(self, rectified=True):
+    def __init__(self, rectified=True, last=torch.clone):
         super().__init__()
+        self.last = last
         self.down, self.deep = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 3, 2, padding=1)
         self.up, self.mix, self.out = nn.ConvTranspose2d(8, 4, 2, 2), nn.Conv2d(8, 6, 3, padding=1), nn.Conv2d(6, 3, 1)
         self.rectified = rectified
@@ -149,7 +150,7 @@ class UNet(nn.Module):
     def forward(self, x):
         fine = F.relu(self.down(x))
         mixed = self.mix(torch.cat([self.up(F.relu(self.deep(fine))), fine], 1))
-        return self.out(F.relu(mixed) if self.rectified else mixed)
+        return self.last(self.out(F.relu(mixed) if self.rectified else mixed))
 
 
 @pytest.mark.parametrize(("rectified", "layer"), [(True, "/relu#3"), (False, "/cat")])
@@ -158,6 +159,35 @@ def test_segmentation_with_a_skip(rectified, layer):
     check(found, layer, ALL_PASS, "8 × 12", (8, 12))
     assert found.targets.tolist() == [[1]]
     assert found.reduction_layer == "out"
+
+
+@pytest.mark.parametrize(
+    "last", [torch.sigmoid, nn.Sigmoid(), lambda y: torch.sigmoid(y).permute(0, 2, 3, 1).contiguous()]
+)
+def test_the_output_itself_is_not_read(last):
+    found = seewhy.explain(seeded(UNet, True, last), noise(1, 3, 8, 12), METHOD, target=lambda y: y.sum((1, 2, 3)))
+    check(found, "/relu#3", ALL_PASS, "8 × 12", (8, 12))
+
+
+def test_an_output_is_read_where_there_is_nothing_else():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()).double()
+    assert seewhy.explain(net, noise(1, 3, 8, 12), METHOD, target=1).feature_layer == "1"
+
+
+def test_a_step_without_values_is_no_layer():
+    """An empty padding, as converted graphs have."""
+
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+        def forward(self, x):
+            y = F.relu(self.conv(x))
+            return torch.cat([y, F.relu(y[..., :0])], -1).mean((2, 3))
+
+    found = seewhy.explain(seeded(Padded), noise(1, 3, 8, 12), METHOD, target=1)
+    assert found.values.any() and found.layer_reason.startswith("/cat (8 × 12)")
 
 
 def test_a_network_inside_another():

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 BLOCK = 32  # points whose gradients a kernel gets at once; a larger batch only speeds up the passes behind them
 FEWEST, LARGEST = 8, 0.5  # windows that make preparing worth it, and their share of the input
 PATCHES = 32  # cut out at once
+TOGETHER = 32  # pictures that are asked of a record at once, which works through its large layers in portions
 WIDE, WIDEST = 2**25, 512  # bytes of a layer's features, and masks, that go through the rest of a network at once
 
 Ready = Callable[[int], Prepared | str]  # what is known of one sample, by its number
@@ -120,8 +121,8 @@ def _hiding(scene: Scene, question: ScoresHiding, ready: Ready, spent: list[int]
         found: Tensor = values_of(scored(asked, given, scene.model, rescue=False))
         return found.reshape(stop - start, len(rows), -1)
 
-    room = [max(1, scene.room[0] // len(rows))]
-    return torch.cat(list(batches(part, question.number, room)))
+    wide = scene.room[0] if scene.bounded or not many else max(scene.room[0], TOGETHER)
+    return torch.cat(list(batches(part, question.number, [max(1, wide // len(rows))])))
 
 
 def _in_windows(

@@ -78,7 +78,7 @@ def explain(
         model: a network, or a wrapped one.
         x: a batch in the network's own layout, or what the model's `prepare` takes. A list of unbatched
             tensors gives a list of explanations, one an input. A tuple or dictionary of batches: a network of several
-            inputs, called as network(*x) or network(**x).
+            inputs, called as network(*x) or network(**x); an ONNX network in the order or by the names of its graph.
         method: a name, or a list of them, which share forward passes; a list gives a list.
         target: None: the best class of each sample. Class index or label; a list of them: K targets, each on its
             own. Tensor [N] or [N, K]: per sample. "top3". Function(output) -> [N], or a list of them; it sees any

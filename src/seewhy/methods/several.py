@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from seewhy.errors import InputError, ModelError
 from seewhy.models import wrap
+from seewhy.models.onnx_graph import through
 from seewhy.trace.outputs import join
 from seewhy.types import Evaluations, Explanation
 
@@ -28,7 +29,8 @@ def explain_each(one: One, model: Any, x: Mapping[str, Any] | tuple[Any, ...], m
 
     Args:
         one: `explain`, of a network with one input.
-        model: called as network(*inputs) or network(**inputs); with its own `forward`, as forward(network, inputs).
+        model: called as network(*inputs) or network(**inputs), an ONNX network in the order or by the names of its
+            graph; with its own `forward`, as forward(network, inputs).
         x: the inputs, each with the batch first.
         method: one or several.
         **options: of `explain`.
@@ -40,7 +42,7 @@ def explain_each(one: One, model: Any, x: Mapping[str, Any] | tuple[Any, ...], m
     model, inputs = wrap(model), {k: _tensor(k, v) for k, v in _named(x).items()}
     counts = {name: len(tensor) for name, tensor in inputs.items()}
     if len(set(counts.values())) != 1:
-        raise InputError(f"inputs of {counts} samples: each needs the same number.")
+        raise InputError(f"inputs of {counts} samples: each needs the same number; {HOLD}.")
     if model.module is None and model.call is None:
         raise ModelError(f"{model.name} is a plain function: seewhy.wrap(f, forward=lambda f, inputs: f(*inputs)).")
     shown = [name for name, tensor in inputs.items() if tensor.is_floating_point()]
@@ -66,27 +68,43 @@ def _named(x: Mapping[str, Any] | tuple[Any, ...]) -> dict[Any, Any]:
 def _tensor(name: Any, given: Any) -> Tensor:
     found = given if isinstance(given, Tensor) else torch.as_tensor(given) if hasattr(given, "__array__") else None
     if found is None or found.ndim == 0:
-        raise InputError(f"input {name!r} is a {type(given).__name__}: tensors with the batch first are needed.")
+        raise InputError(
+            f"input {name!r} is a {type(given).__name__}: tensors with the batch first are needed; {HOLD}."
+        )
     return found
+
+
+HOLD = "what holds no samples is given in seewhy.wrap(network, forward=lambda net, x: net(x, it))"
 
 
 def _holding(model: Model, rows: Mapping[Any, Tensor], free: Any, in_order: bool) -> Model:
     """The network as a function of one of its inputs, the others held at one sample."""
 
-    def call(network: Any, z: Tensor) -> Any:
+    def together(z: Tensor) -> Any:
         def held(t: Tensor) -> Tensor:
             t = t.to(z.device, z.dtype if t.is_floating_point() else t.dtype)
             return t.expand(len(z), *t.shape[1:])
 
         inputs = {name: z if name == free else held(t) for name, t in rows.items()}
-        together: Any = tuple(inputs.values()) if in_order else inputs
-        if model.module is None:
-            return model.forward(together)
-        if model.call is not None:
-            return model.call(network, together)
-        return network(*together) if in_order else network(**together)
+        return tuple(inputs.values()) if in_order else inputs
 
-    return replace(model, forward=lambda z: call(model.module, z), call=None if model.module is None else call)
+    def call(network: Any, z: Tensor) -> Any:
+        inputs = together(z)
+        if model.module is None:
+            return model.forward(inputs)
+        if model.call is not None:
+            return model.call(network, inputs)
+        return network(*inputs) if in_order else network(**inputs)
+
+    def held_in(ask: Callable[[Any, Any], Any]) -> Callable[[Any, Tensor], Any]:
+        return lambda network, z: ask(network, together(z))
+
+    return replace(
+        model,
+        forward=lambda z: call(model.module, z),
+        call=None if model.module is None else call,
+        conversion=through(model.conversion, held_in),
+    )
 
 
 def joined(parts: Sequence[Explanation]) -> Explanation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from seewhy.errors import ModelError, OptionError
 from seewhy.types import Can, Card, Model
 
 from . import keras3, onnx_graph
-from .function import session, tensors_or_arrays
+from .function import Session, first_output, tensors_or_arrays
 from .zoo import load
 
 __all__ = ["load", "wrap"]
@@ -31,14 +32,16 @@ def wrap(
     Args:
         network: a `torch.nn.Module`, a Keras 3 model (with gradients and layers where Keras runs on torch; a softmax
             at its end is left out, so that logits are explained), any callable tensor or array -> scores, or an ONNX
-            Runtime session (gradients and layers by a conversion that is compared with it on every input). A `Model`
-            comes back as it is.
+            Runtime session (gradients and layers by a conversion that is compared with it on every input; of several
+            outputs the first). A `Model` comes back as it is.
         labels: names of the classes, in the order of the scores.
         prepare: a `Card`, or a function that turns whatever you have into a batch of inputs.
         layout: one letter an axis of the input: N the batch, C the channels, any others ("NHWC", "NTC"; "NF": features
             without channels). Default: N first, C second; of a Keras model its own.
         forward: how to call the network, `forward(network, x)`; for keyword arguments, say, or to pick
-            one of several outputs.
+            one of several outputs. An ONNX Runtime session is called as torch modules are, in the order of its inputs
+            or by their names, and gives a dictionary of its outputs:
+            `lambda net, x: net(input=x, state=torch.zeros(2, len(x), 128))["output"]`.
 
     Raises:
         ModelError: it cannot be called, or is a Keras model without weights yet.
@@ -57,28 +60,30 @@ def wrap(
     if isinstance(network, torch.nn.Module):
         network = _inside(network)
     module = network if isinstance(network, torch.nn.Module) else None
-    lacks, conversion = "", None
+    name = getattr(network, "__name__", type(network).__name__)
+    lacks, conversion, answer = "", None, forward
     if module is not None and _quantised(module):
         call, can, lacks = network, Can.SCORES, QUANTISED
     elif hasattr(network, "get_inputs") and hasattr(network, "run"):
-        call, can = session(network), Can.SCORES
-        conversion = onnx_graph.conversion(network) if forward is None else None
-        lacks = "" if conversion else onnx_graph.HIDDEN if forward is None else onnx_graph.CALLED
+        answer = first_output if forward is None else forward
+        network, conversion = Session(network), onnx_graph.conversion(network, answer)
+        call, can, lacks = network, Can.SCORES, "" if conversion else onnx_graph.HIDDEN
     elif module is None:
         call, can = tensors_or_arrays(network), Can.SCORES | Can.GRADIENTS
     else:
         call, can = network, Can.SCORES | Can.GRADIENTS | Can.LAYERS
     return Model(
-        forward=call if forward is None else (lambda x: forward(network, x)),
+        forward=call if answer is None else partial(answer, network),
         module=module,
         can=can,
         lacks=lacks,
         labels=None if labels is None else tuple(map(str, labels)),
         layout=layout,
         preparation=prepare,
-        name=getattr(network, "__name__", type(network).__name__),
-        call=forward,
+        name=name,
+        call=answer,
         conversion=conversion,
+        batch_axes={} if answer is first_output else None,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
@@ -18,26 +19,62 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-KINDS = {1: torch.float32, 10: torch.float16, 11: torch.float64}  # of TensorProto.DataType
+from seewhy.errors import ModelError
+
+from .function import by_name
+
+KINDS = {
+    1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64, 9: torch.bool,
+    10: torch.float16, 11: torch.float64,
+}  # fmt: skip # of TensorProto.DataType
 PACKAGES = ("onnx", "onnxscript.optimizer", "onnx2pytorch")
 HIDDEN = "the session does not show the graph it runs; seewhy.load('onnx:FILE') gives gradients and layers too"
-CALLED = "the session is called as forward= says, and its graph cannot be called so"
+CALLED = (
+    "the session is called as forward= says, by its run(), which has no gradient: forward may call the network itself, "
+    "network(x), and gets its outputs by name"
+)
 
 
 class Converted(NamedTuple):
-    """A module, and the two ways to call it; each gives the graph's first output."""
+    """A module, and how it or a copy of it is called: as the session is."""
 
     module: nn.Module
-    forward: Callable[[Tensor], Tensor]  # the batch as it is
-    one_by_one: Callable[[Tensor], Tensor]  # for graphs that hold the size of the batch
+    call: Callable[[Any, Any], Any]
     dtype: torch.dtype
     by: str
+    forwards: dict[Any, Callable[[Tensor], Any]]  # ways to call it, kept: what is known of its layers holds for one
 
 
-def conversion(session: Any) -> Callable[[], Converted | str] | None:
+class Graph:
+    """A graph as it was converted, called as a `Session` is: by order or by names, with all its outputs by name."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        kinds = {i.name: KINDS.get(i.type.tensor_type.elem_type) for i in module.onnx_model.graph.input}
+        self.kinds = {name: kinds[name] for name in module.input_names}
+
+    def __call__(self, /, *given: Any, **named: Any) -> dict[str, Tensor]:
+        """Its outputs by name."""
+        found = self.module(*by_name(self.kinds, given, named).values())
+        return dict(zip(self.module.output_names, found if isinstance(found, (list, tuple)) else [found], strict=True))
+
+    def run(self, *_given: Any) -> None:
+        """What only the session can do.
+
+        Raises:
+            ModelError: always.
+        """
+        raise ModelError(CALLED)
+
+
+def conversion(session: Any, answer: Callable[[Any, Any], Any]) -> Callable[[], Converted | str] | None:
     """What converts the graph of an ONNX Runtime session, once: a module, or why there is none.
 
     None if the session does not show its graph.
+
+    Args:
+        session: whose graph it is.
+        answer: (what is called as the session is, the input) -> what is explained.
     """
     file, data = getattr(session, "_model_path", None), getattr(session, "_model_bytes", None)
     if not file and not data:
@@ -48,10 +85,26 @@ def conversion(session: Any) -> Callable[[], Converted | str] | None:
     def convert() -> Converted | str:
         with lock:
             if not made:
-                made.append(_converted(source))
+                made.append(_converted(source, answer))
             return made[0]
 
     return convert
+
+
+def through(
+    conversion: Callable[[], Converted | str] | None,
+    change: Callable[[Callable[[Any, Any], Any]], Callable[[Any, Any], Any]],
+) -> Callable[[], Converted | str] | None:
+    """The same conversion, its module called in another way."""
+    if conversion is None:
+        return None
+    before = conversion
+
+    def changed() -> Converted | str:
+        made = before()
+        return made if isinstance(made, str) else made._replace(call=change(made.call), forwards={})
+
+    return changed
 
 
 def outside(onnx: Any, graph: Any, folder: Path) -> str | None:
@@ -64,14 +117,7 @@ def outside(onnx: Any, graph: Any, folder: Path) -> str | None:
     return None
 
 
-def first(module: Any, x: Tensor) -> Tensor:
-    """The first output, the one that a session's answer is."""
-    given = module(x)
-    found: Tensor = given[0] if isinstance(given, (list, tuple)) else given
-    return found
-
-
-def _converted(source: Path | bytes) -> Converted | str:
+def _converted(source: Path | bytes, answer: Callable[[Any, Any], Any]) -> Converted | str:
     try:
         onnx, optimizer, converter = map(import_module, PACKAGES)
     except ImportError as error:
@@ -98,7 +144,9 @@ def _converted(source: Path | bytes) -> Converted | str:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     try:
-        net = converter.ConvertModel(copy, batch_dim=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what may differ: it is compared
+            net = converter.ConvertModel(copy, batch_dim=0)
         _name(net)
     except Exception as error:  # noqa: BLE001 (what it cannot do it tells in many ways)
         return f"the operator {_refused(model)} cannot be converted to torch ({type(error).__name__}: {_line(error)})"
@@ -107,14 +155,12 @@ def _converted(source: Path | bytes) -> Converted | str:
     known = {tensor.name for tensor in model.graph.initializer}
     entered = next((i for i in model.graph.input if i.name not in known), None)
     dtype = KINDS.get(entered.type.tensor_type.elem_type if entered is not None else 1, torch.float32)
+    dtype = dtype if dtype.is_floating_point else torch.float32  # the input that is looked at is of numbers
 
-    def forward(x: Tensor) -> Tensor:
-        return first(net, x)
+    def call(module: Any, x: Any) -> Any:
+        return answer(Graph(module), x)
 
-    def one_by_one(x: Tensor) -> Tensor:
-        return torch.cat([first(net, row) for row in x.split(1)])
-
-    return Converted(net, forward, one_by_one, dtype, f"onnx2pytorch {version('onnx2pytorch')}")
+    return Converted(net, call, dtype, f"onnx2pytorch {version('onnx2pytorch')}", {})
 
 
 class Gather(nn.Module):
@@ -235,8 +281,8 @@ def _line(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:200]
 
 
-def where_stopped(module: nn.Module, x: Tensor) -> str:
-    """The layer in which a forward of the module stops; "" if it does not."""
+def where_stopped(module: nn.Module, ask: Callable[[], Any]) -> str:
+    """The layer of the module in which what is asked stops; "" if it does not."""
     entered: list[str] = []
     hooks = [
         layer.register_forward_pre_hook(lambda _layer, _given, name=name: entered.append(name))
@@ -244,7 +290,7 @@ def where_stopped(module: nn.Module, x: Tensor) -> str:
     ]
     try:
         with torch.no_grad():
-            module(x)
+            ask()
     except Exception:  # noqa: BLE001 (where, not what)
         return entered[-1] if entered else ""
     finally:

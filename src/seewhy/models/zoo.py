@@ -32,8 +32,9 @@ def load(
         spec: "lite0" (EfficientNet-Lite0 for the 1,000 classes of ImageNet, embedded in the `demo` extra, on the GPU
             when there is one); "timm:NAME@FILE" and "torchvision:NAME@FILE" (random weights without a file);
             "hf:DIR" (an image classifier of transformers, with safetensors); "keras:FILE" (.keras, .h5, .hdf5, without
-            layers that hold code); "onnx:FILE" or a bare "FILE.onnx" (gradients and layers by a conversion that is
-            compared with ONNX Runtime on every input);
+            layers that hold code); "onnx:FILE" or a bare "FILE.onnx" (of several inputs too; of several outputs the
+            first, or see `wrap`; gradients and layers by a conversion that is compared with ONNX Runtime on every
+            input);
             "pt2:FILE" (torch.export), "ts:FILE" (TorchScript); "py:package.module:factory", which runs your code.
         labels: names of the classes, in place of those on the card.
         prepare: in place of the card.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,14 @@ def save(explanation: Explanation, file: str | Path, **options: Any) -> None:
     Raises:
         OptionError: another ending.
     """
-    path = Path(file)
-    if path.suffix.lower() in DRAWN:
-        figure(explanation, **options).savefig(path, dpi=DPI)
-    elif path.suffix.lower() in REPORTED:
-        report(explanation, path, **options)
-    elif path.suffix.lower() == ".npz":
+
+    def packed(path: Path) -> None:
         arrays: dict[str, np.ndarray] = {}
         record = {f.name: _pack(getattr(explanation, f.name), arrays) for f in fields(Explanation)}
         with path.open("wb") as opened:  # by name, numpy would add a second ending to .NPZ
             np.savez_compressed(opened, allow_pickle=False, record=np.array(json.dumps(record)), **arrays)
-    else:
-        raise OptionError(f"{path.name}: the ending must be one of {', '.join((*DRAWN, *REPORTED))}, .npz.")
+
+    _write(file, partial(figure, explanation), partial(report, explanation), options, {".npz": packed})
 
 
 def save_comparison(given: Comparison, file: str | Path, **options: Any) -> None:
@@ -51,13 +48,7 @@ def save_comparison(given: Comparison, file: str | Path, **options: Any) -> None
     Raises:
         OptionError: another ending.
     """
-    path = Path(file)
-    if path.suffix.lower() in DRAWN:
-        figure(given.maps, **options).savefig(path, dpi=DPI)
-    elif path.suffix.lower() in REPORTED:
-        report(given, path, **options)
-    else:
-        raise OptionError(f"{path.name}: the ending must be one of {', '.join((*DRAWN, *REPORTED))}.")
+    _write(file, partial(figure, given.maps), partial(report, given), options, {})
 
 
 def save_evidence(given: Evidence, file: str | Path, **options: Any) -> None:
@@ -66,15 +57,31 @@ def save_evidence(given: Evidence, file: str | Path, **options: Any) -> None:
     Raises:
         OptionError: another ending.
     """
-    path = Path(file)
-    if path.suffix.lower() in DRAWN:
-        evidence.figure(given, **options).savefig(path, dpi=DPI)
-    elif path.suffix.lower() == ".json":
+
+    def told(path: Path) -> None:
         path.write_text(json.dumps(evidence.numbers(given), indent=1), encoding="utf-8")
-    elif path.suffix.lower() in REPORTED:
-        report_evidence(given, path, **options)
+
+    _write(file, partial(evidence.figure, given), partial(report_evidence, given), options, {".json": told})
+
+
+def _write(
+    file: str | Path,
+    drawn: Callable[..., Any],
+    reported: Callable[..., Any],
+    options: Mapping[str, Any],
+    others: Mapping[str, Callable[[Path], None]],
+) -> None:
+    """The ending decides which of them writes the file."""
+    path = Path(file)
+    ending = path.suffix.lower()
+    if ending in DRAWN:
+        drawn(**options).savefig(path, dpi=DPI)
+    elif ending in REPORTED:
+        reported(path, **options)
+    elif ending in others:
+        others[ending](path)
     else:
-        raise OptionError(f"{path.name}: the ending must be one of {', '.join((*DRAWN, *REPORTED))}, .json.")
+        raise OptionError(f"{path.name}: the ending must be one of {', '.join((*DRAWN, *REPORTED, *others))}.")
 
 
 def report_evidence(given: Evidence, file: str | Path, **options: Any) -> Path:

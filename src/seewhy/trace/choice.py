@@ -1,7 +1,7 @@
 """Which layer to read where nobody said: found from one recorded forward, with the reason, and remembered.
 
-The layer is the last, in the order they ran, that gathers rectified features with positions and that
-everything passes through; of tokens, the last through which the patches still reach the score.
+The layer is the last before the output, in the order they ran, that gathers rectified features with positions
+and that everything passes through; of tokens, the last through which the patches still reach the score.
 """
 
 from __future__ import annotations
@@ -151,6 +151,8 @@ def _choose(steps: list[Step], places: list[Place | None], outputs: list[Tensor]
     own = [i for i in spatial if places[i].prefix is None]  # type: ignore[union-attr]
     tokens = [i for i in spatial if i not in own and not _only_projects(steps[i])]
     gathered = [i for i in own if _gathers(steps[i])]
+    given = {origin(end) for end in ends}  # a map of the output read off the output is the output
+    gathered = [i for i in gathered if origin(steps[i].edge.node) not in given] or gathered  # type: ignore[union-attr]
 
     def through(i: int) -> bool:  # every path from the input to the score passes it
         return leaf not in nodes_before(ends, without=steps[i].edge.node)  # type: ignore[union-attr]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from seewhy.errors import InputError, ModelError, OptionError
+from seewhy.errors import InputError, ModelError, OptionError, SeewhyError
 from seewhy.models import tree, wrap
 from seewhy.models.borrow import borrowed
 from seewhy.types import Can
@@ -78,21 +78,8 @@ def run(
         widened(model, widen) as means,
         tapped(model, layer) as seen,
     ):
-        try:
-            # a leaf cannot be changed in place, which a first layer may want
-            output = model.forward(own(leaf.clone() if graph else leaf, model.layout))
-        except (RuntimeError, ValueError, IndexError) as error:
-            if out_of_memory(error):
-                raise
-            if any(w.is_inference() for w in _weights(model)):
-                raise ModelError(
-                    f"{model.name} has weights made in inference mode, which autograd cannot use: build or load it "
-                    "outside torch.inference_mode()."
-                ) from error
-            shape = list(own(x, model.layout).shape)
-            raise ModelError(f"{model.name} failed on an input of shape {shape}: {error}") from error
-    if not isinstance(output, Tensor) and isinstance(output, np.ndarray):
-        output = torch.from_numpy(output)
+        # a leaf cannot be changed in place, which a first layer may want
+        output = answer(model, leaf.clone() if graph else leaf)
     for tensor in tensors(output):
         if not finite(tensor):
             raise ModelError(f"{model.name} gave NaN or infinite values on a finite input{suspect(model)}.")
@@ -110,6 +97,29 @@ def run(
         readouts = rows(explained, count, whole, whole)
         output, explained = rows(output, 0, count, whole), rows(explained, 0, count, whole)
     return Pass(leaf, output, explained, features[0] if features else None, tuple(means), readouts)
+
+
+def answer(model: Model, x: Inputs) -> Any:
+    """What the network gives, as it gives it, or one line on why it does not.
+
+    Raises:
+        ModelError: the network refuses the input.
+    """
+    try:
+        output = model.forward(own(x, model.layout))
+    except SeewhyError:
+        raise
+    except (RuntimeError, ValueError, IndexError) as error:
+        if out_of_memory(error):
+            raise
+        if any(w.is_inference() for w in _weights(model)):
+            raise ModelError(
+                f"{model.name} has weights made in inference mode, which autograd cannot use: build or load it "
+                "outside torch.inference_mode()."
+            ) from error
+        shape = list(own(x, model.layout).shape)
+        raise ModelError(f"{model.name} failed on an input of shape {shape}: {error}") from error
+    return torch.from_numpy(output) if isinstance(output, np.ndarray) else output
 
 
 def suspect(model: Model) -> str:
@@ -170,6 +180,10 @@ def ready(model: Any, x: Any, device: str = "auto", needs: Can = Can.SCORES) -> 
     weight = next((w for w in _weights(model) if w.is_floating_point()), x)
     dtype = weight.dtype if weight.is_floating_point() else torch.float32
     inputs = canonical(x.detach().to(place or x.device, dtype), model.layout)
+    if model.batch_axes is not None:
+        from .batch import batch_first  # it asks the network, and so reads this file
+
+        model = batch_first(model, inputs)
     if needs in model.can or model.conversion is None:
         return model, inputs
     from .converted import converted  # it runs both networks, and so reads this file

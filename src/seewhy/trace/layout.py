@@ -86,6 +86,8 @@ def place(shape: Sequence[int], size: Sequence[int], grids: Sequence[tuple[int, 
         grids: those seen on the way to the layer, the latest last.
         last: whether the network keeps its channels last.
     """
+    if 0 in shape:  # a padding of nothing, say
+        return None
     if len(shape) == len(size) + 2:
         first, behind = tuple(shape[2:]), tuple(shape[1:-1])
         known = {*grids, tuple(size)}

@@ -48,18 +48,18 @@ def finite(tensor: Tensor) -> bool:
         return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
-def join(outputs: list[Any]) -> Any:
-    """The outputs of consecutive batches as one, of the same make, detached and on the CPU."""
+def join(outputs: list[Any], graph: bool = False) -> Any:
+    """The outputs of consecutive batches as one, of the same make, detached and on the CPU unless the graph is kept."""
     first = outputs[0]
     if isinstance(first, Tensor):
         whole = first if len(outputs) == 1 else torch.cat(outputs) if first.ndim else torch.stack(outputs)
-        return whole.detach().cpu()
+        return whole if graph else whole.detach().cpu()
     if isinstance(first, Mapping):
-        return _rebuilt(first, {key: join([o[key] for o in outputs]) for key in first})
+        return _rebuilt(first, {key: join([o[key] for o in outputs], graph) for key in first})
     if is_dataclass(first) and not isinstance(first, type):
-        return type(first)(**{f.name: join([getattr(o, f.name) for o in outputs]) for f in fields(first)})
+        return type(first)(**{f.name: join([getattr(o, f.name) for o in outputs], graph) for f in fields(first)})
     if isinstance(first, (tuple, list)):
-        values = [join([o[i] for o in outputs]) for i in range(len(first))]
+        values = [join([o[i] for o in outputs], graph) for i in range(len(first))]
         make: Callable[..., Any] = type(first)
         return make(*values) if hasattr(first, "_fields") else make(values)
     return first

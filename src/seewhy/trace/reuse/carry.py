@@ -19,9 +19,9 @@ ELEMENTWISE = {"hardswish", "_prelu_kernel", "clone", "alias", "detach", "_to_co
 REDUCTIONS = {"mean", "sum", "amax", "amin", "var", "std", "logsumexp", "any", "all", "max", "min", "argmax", "argmin"}
 # What is done sample by sample, and mixes anything within one.
 BY_SAMPLE = {
-    "convolution", "max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool2d", "avg_pool3d",
-    "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "adaptive_max_pool3d", "pixel_shuffle",
-    "pixel_unshuffle", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d",
+    "convolution", "activated_convolution", "max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool2d",
+    "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+    "pixel_shuffle", "pixel_unshuffle", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d",
     "replication_pad2d", "replication_pad3d", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
     "upsample_bilinear2d", "upsample_linear1d", "upsample_trilinear3d", "upsample_bicubic2d",
 }  # fmt: skip
@@ -85,8 +85,9 @@ def in_place(step: Step, made_by: Step | None, over: Sequence[int], shapes: Shap
 IN_PLACE = {"relu", "hardtanh", "silu", "hardswish", "hardsigmoid", "sigmoid", "leaky_relu", "elu", "add", "mul"}
 # What gives new memory, and is not a view of anything.
 MAKERS = {
-    "convolution", "add", "mul", "sub", "native_batch_norm", "_native_batch_norm_legit_no_training", "cat",
-    "avg_pool2d", "avg_pool3d", "addmm", "mm", "relu", "hardtanh", "silu", "native_layer_norm",
+    "convolution", "activated_convolution", "add", "mul", "sub", "native_batch_norm",
+    "_native_batch_norm_legit_no_training", "cat", "avg_pool2d", "avg_pool3d", "addmm", "mm", "relu", "hardtanh",
+    "silu", "native_layer_norm",
 }  # fmt: skip
 SIZED = {"reshape", "expand"}
 

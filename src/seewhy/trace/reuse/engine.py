@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +19,7 @@ from seewhy.trace.layout import own
 from seewhy.trace.outputs import finite
 
 from .carry import again, carried, in_place
+from .fused import activated, packed, padded
 from .linear import joined
 from .reading import put, region, shelf
 from .rules import Book, Compute, Desk, planned
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
     from seewhy.types import Inputs, Model
 
 MANY = 24  # pictures that make a record worth it, whose steps are quicker than the network
-SHARE = 0.65  # of a layer in a window, above which all of it is computed
-MASKS = 32  # worked through together
+SHARE = 0.85  # of a layer in a window, above which all of it is computed
+MASKS = 24  # worked through together
 FEW = 2**16  # numbers a mask; so few are gathered from all masks before they are worked on
+WORK = 7 * 2**20  # numbers in a layer of the pictures worked on together, on a CPU
+LITTLE = 400_000  # in one picture, below which all of them are worked on together
 LATE = 512  # masks together then
 EXACT = {torch.float32, torch.float64}
 ROUNDING = 2.0**10  # units in the last place of the largest output by which two ways of computing may differ
@@ -45,13 +48,21 @@ class Windowed(NamedTuple):
     over: list[int]
 
 
+class Timed(NamedTuple):
+    """A step done on whole values, those that are over after it, and whether it keeps the samples of a batch apart."""
+
+    step: Step
+    over: list[int]
+    apart: bool
+
+
 class Plan(NamedTuple):
     """First steps done in windows, then values pasted whole, then steps done on whole values."""
 
     book: Book
     windowed: list[Windowed]
     pasted: list[int]
-    whole: list[tuple[Step, list[int]]]
+    whole: list[Timed]
 
 
 @dataclass(frozen=True)
@@ -90,9 +101,32 @@ class Prepared:
                 return str(reason)
 
     @cached_property
-    def steps(self) -> list[tuple[Step, list[int]]]:
+    def packed(self) -> Tape:
+        """The record to be done in windows."""
+        return packed(self.tape)
+
+    @cached_property
+    def steps(self) -> list[Timed]:
         """All of the record, to be done for whole pictures."""
-        return timed(self.tape.steps, {self.tape.result}, self.tape)
+        return timed(packed(padded(self.tape)).steps, {self.tape.result}, self.tape)
+
+    @cached_property
+    def early(self) -> int:
+        """How many of the steps come before all values are small."""
+        sizes = [
+            max((_numbers(self.tape, v) for v in step.gives if v is not None), default=0) for step, *_ in self.steps
+        ]
+        return max((i + 1 for i, size in enumerate(sizes) if size > LITTLE), default=0)
+
+    def _in_portions(self, points: Tensor) -> Tensor:
+        """First steps on few pictures at a time, whose values stay in the processor's cache; last ones on all."""
+        early, late = self.steps[: self.early], self.steps[self.early :]
+        largest = max((_numbers(self.tape, v) for step, *_ in early for v in step.gives if v is not None), default=1)
+        few = max(1, WORK // largest) if points.device.type == "cpu" else len(points)
+        source, result = self.tape.source, self.tape.result
+        made = [_whole(early, {source: part.unsqueeze(1)}, self.tape) for part in points.split(few)]
+        given = {v: torch.cat([m[v].flatten(0, 1) for m in made]).unsqueeze(1) for v in made[0]}
+        return _whole(late, given, self.tape)[result].squeeze(1)
 
     def answer(self, points: Tensor, *, ask: bool) -> Tensor | str:
         """What the network gives for other pictures, from its record: batch norms folded, channels last.
@@ -107,8 +141,7 @@ class Prepared:
         with quiet(self.model), torch.no_grad():
             try:
                 _check_weights(self.tape)
-                given = {self.tape.source: channels_last(points).unsqueeze(1)}
-                output = _whole(self.steps, given, self.tape)[self.tape.result].squeeze(1)
+                output = self._in_portions(channels_last(points))
                 if ask:
                     _check(self.model, points[:1], output[0])
                 return output
@@ -133,7 +166,8 @@ def prepare(model: Model, x: Inputs) -> Prepared | str:
     with quiet(model), torch.no_grad():
         seen = channels_last(x.detach().clone())
         try:
-            return Prepared(model, x, joined(folded(record(lambda z: model.forward(own(z, model.layout)), seen))))
+            tape = record(lambda z: model.forward(own(z, model.layout)), seen)
+            return Prepared(model, x, activated(joined(folded(tape))))
         except Unrecorded as reason:
             return str(reason)
         except RuntimeError as error:
@@ -167,7 +201,7 @@ def answering(model: Model, known: Prepared | str, layer: str | None = None) -> 
 
 
 def _run(prepared: Prepared, starts: Tensor, patch: Tensor, masks: int, share: float, max_memory: int | None) -> Tensor:
-    tape, x = prepared.tape, prepared.x
+    tape, x = prepared.packed, prepared.x
     _check_weights(tape)
     window = Window(starts.cpu().numpy().astype(np.int64), tuple(patch.shape[2:]))
     cut = late(tape)
@@ -234,12 +268,13 @@ def _small(step: Step, tape: Tape) -> bool:
     return few and step.name.removeprefix("aten::") in {"mm", "addmm", "reshape", "relu", "clone"}
 
 
-def timed(steps: Sequence[Step], keep: set[int], tape: Tape) -> list[tuple[Step, list[int]]]:
+def timed(steps: Sequence[Step], keep: set[int], tape: Tape) -> list[Timed]:
     """Steps, each with the values that are over after it; in the memory of what is over where that can be."""
     after = last_reads(tuple(steps), keep)
     maker = {v: step for step in steps for v in step.gives if v is not None}
     return [
-        (in_place(s, maker.get(s.reads()[0]), gone, tape.shapes), gone) for s, gone in zip(steps, after, strict=True)
+        Timed(in_place(s, maker.get(s.reads()[0]), gone, tape.shapes), gone, _apart(s, tape.shapes))
+        for s, gone in zip(steps, after, strict=True)
     ]
 
 
@@ -296,23 +331,32 @@ def _windows(plan: Plan, desk: Desk, patch: Tensor) -> dict[int, Tensor]:
     return found
 
 
-def _whole(steps: list[tuple[Step, list[int]]], values: dict[int, Tensor], tape: Tape) -> dict[int, Tensor]:
+def _whole(steps: list[Timed], values: dict[int, Tensor], tape: Tape) -> dict[int, Tensor]:
     """Do steps on whole values, mask by mask in one batch; gives what is not over. [M, 1, ...] each."""
-    for step, over in steps:
-        store(step, _told(step, lambda s=step: _batched(s, values, tape.shapes)), values)  # type: ignore[misc]
+    for step, over, apart in steps:
+        store(step, _told(step, lambda s=step, a=apart: _batched(s, values, a)), values)  # type: ignore[misc]
         for value in over:
             values.pop(value, None)
     return values
 
 
-def _batched(step: Step, values: dict[int, Tensor], shapes: Any) -> Any:
-    """One step for a batch of samples, each [1, ...]: at once if it keeps samples apart, else by `vmap`."""
+def _numbers(tape: Tape, value: int) -> int:
+    return math.prod(tape.shapes[value])
+
+
+def _apart(step: Step, shapes: Mapping[int, tuple[int, ...]]) -> bool:
     reads = step.reads()
-    ones = all(shapes[v][0] == 1 for v in (*reads, *(g for g in step.gives if g in shapes)) if shapes[v])
-    if ones and all(shapes[v] for v in reads) and carried(step, (0,), shapes) == (0,):
+    gives = [v for v in step.gives if v is not None and v in shapes]
+    ones = all(shapes[v][0] == 1 for v in (*reads, *gives) if shapes[v])
+    return ones and all(shapes[v] for v in reads) and carried(step, (0,), shapes) == (0,)
+
+
+def _batched(step: Step, values: dict[int, Tensor], apart: bool) -> Any:
+    """One step for a batch of samples, each [1, ...]: at once if it keeps samples apart, else by `vmap`."""
+    if apart:
         made = again(step, lambda v: values[v].select(1, 0), (0,), (0,))
         return made.unsqueeze(1) if step.single else [m if m is None else m.unsqueeze(1) for m in made]
-    order = list(dict.fromkeys(reads))
+    order = list(dict.fromkeys(step.reads()))
 
     def one(*sample: Tensor) -> Any:
         return done(step, dict(zip(order, sample, strict=True)).__getitem__)
@@ -351,7 +395,7 @@ def _bytes(plan: Plan, number: int) -> int:
     """What one mask needs: its windows on the shelves, and the largest whole values twice."""
     book = plan.book
     shelved = sum(_size(book.changes[v]) for v in book.shelved)
-    whole = max((math.prod(book.tape.shapes[v]) for s, _ in plan.whole for v in s.gives if v is not None), default=0)
+    whole = max((math.prod(book.tape.shapes[v]) for s, *_ in plan.whole for v in s.gives if v is not None), default=0)
     windows = max((_size(c) for c in book.changes.values()), default=0)
     return (shelved + 3 * max(whole, windows)) * number
 

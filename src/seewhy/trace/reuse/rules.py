@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from seewhy.models.tape import At, Step, Tape
 
 from .carry import again, carried, elementwise
+from .fused import ACTIVATED
 from .reading import Shelf, cut, region, steps, tensor
 from .windows import Change, Slide, Window, felt, hull, needed, same, sources, spread, union
 
@@ -90,7 +92,7 @@ def planned(step: Step, book: Book) -> Planned | None:
     alive = [i for i, v in enumerate(step.gives) if v is not None and (book.users[v] or v == book.tape.result)]
     if alive and max(alive) > 0 and name not in SEVERAL:
         return None
-    if name == "convolution":
+    if name in {"convolution", ACTIVATED}:
         return _convolution(step, book)
     if name in POOLS:
         return _pool(step, book)
@@ -214,12 +216,9 @@ def _convolution(step: Step, book: Book) -> Planned | None:
     shape = _shape(step, book)
     window = felt(change.window, slides, shape[2:])
     get = book.read(value, change.axes, needed(window, slides))
-    rest = (given["weight"], given["bias"], given["stride"], [0] * dims, given["dilation"], False, [0] * dims)
-
-    def compute(desk: Desk) -> Tensor:
-        return aten.convolution(get(desk), *rest, given["groups"])  # type: ignore[no-any-return]
-
-    return Planned(compute, (Change(shape, change.axes, window),))
+    whole = step.kwargs or {k: v for k, v in given.items() if k != "input"}
+    call = partial(step.call, **whole | {"padding": [0] * dims})  # the border is in what is read
+    return Planned(lambda desk: call(get(desk)), (Change(shape, change.axes, window),))
 
 
 def _transposed(step: Step, book: Book, value: int, change: Change) -> Planned:
