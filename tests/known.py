@@ -12,6 +12,9 @@ import torch
 from torch import nn
 
 import seewhy
+from seewhy.maps import channel_sum
+from seewhy.methods import LAYERS, Method
+from seewhy.methods.cam.gradcam import gradcam
 
 A, B, C = 0.75, 2.5, 2.0
 relu = torch.relu
@@ -415,3 +418,82 @@ def outside(values, j):
     tall, wide = (s // 2 for s in inside.shape)
     inside[j // 2 * tall :][:tall, j % 2 * wide :][:, :wide] = True
     return float((size * ~inside).sum() / size.sum())
+
+
+class Apart(nn.Module):
+    """A mosaic whose cells have channels of their own, too: they are zero outside of their cell, in every layer.
+
+    So one weight a channel makes no leak. A frame of one dead position around each cell keeps masks of three positions
+    a side apart. Behind the first layer there are no constants, so that the score of a cell with nothing in it is zero.
+    """
+
+    def __init__(self, side=8, width=6):
+        super().__init__()
+        self.first, self.one = nn.Conv2d(12, 4 * width, 3, padding=1, groups=4), nn.ReLU()
+        self.second = nn.Conv2d(4 * width, 4 * width, 3, padding=1, groups=4, bias=False)
+        self.two = nn.ReLU()
+        self.head = nn.Parameter(torch.zeros(2, width, 2 * side, 2 * side))
+        cells = torch.zeros(4, 2, side, 2, side, dtype=torch.float64)
+        for j in range(4):
+            cells[j, j // 2, 1:-1, j % 2, 1:-1] = 1
+        self.register_buffer("cells", cells.view(4, 1, 2 * side, 2 * side))
+
+    def own(self, h):
+        return (h.unflatten(1, (4, -1)) * self.cells).flatten(1, 2)
+
+    def forward(self, x):
+        h = self.own(x.repeat(1, 4, 1, 1))
+        h = self.one(self.own(self.first(h)))
+        h = self.two(self.own(self.second(h)))
+        # products and sums row by row: a matrix product may round otherwise in another batch
+        parts = h.unflatten(1, (4, 1, -1)) * self.head
+        return parts.flatten(3).sum(3).flatten(1)
+
+
+class Attending(nn.Module):
+    """A mosaic of tokens that attend to those of their own cell only; class 2 j + c is class c of cell j."""
+
+    def __init__(self, side=4):
+        super().__init__()
+        self.patch = nn.Conv2d(3, 6, 4, stride=4)
+        self.parts = nn.ModuleList(nn.Linear(6, 18) for _ in range(2))
+        self.heads = nn.ModuleList(nn.Linear(6, 2) for _ in range(4))
+        half = (torch.arange(side) >= side // 2).long()
+        self.register_buffer("cell", (2 * half[:, None] + half).flatten())
+
+    def forward(self, x):
+        z = self.patch(x).flatten(2).transpose(1, 2)
+        among = self.cell[:, None] == self.cell
+        for part in self.parts:
+            z = z + nn.functional.scaled_dot_product_attention(*part(z).chunk(3, 2), attn_mask=among)
+        return torch.cat([head(z[:, self.cell == j].mean(1)) for j, head in enumerate(self.heads)], 1)
+
+
+# four samples, four classes each, in another order: a map of another class, of another sample, or with what was left
+# over from the class before lies in another cell
+TURNS = [[(n + k) % 4 for k in range(4)] for n in range(4)]
+
+
+def leaks(net, method, turns=TURNS, **options):
+    """[samples, 4 classes]: what lies outside the cell of the class, all asked in one call."""
+    x = torch.randn(len(turns), 3, 16, 16, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    e = seewhy.explain(net, x, method, target=2 * torch.tensor(turns) + 1, **options)
+    return [[outside(e.values[n, k], j) for k, j in enumerate(row)] for n, row in enumerate(turns)]
+
+
+def _planted(spoil, doc):
+    def kernel(activations, gradients):
+        return gradcam(*spoil(activations, gradients))
+
+    kernel.__doc__ = doc
+    return Method(kernel, "layer_gradient", doc, "planted", LAYERS, channel_sum)
+
+
+PLANTED = {  # Grad-CAM with a fault, to show that the mosaic can tell
+    "the class of a neighbour": lambda a, g: (a, g.roll(1, 1)),
+    "the channels of a neighbour": lambda a, g: (a, g.roll(3, 2)),
+    "the sample of a neighbour": lambda a, g: (a, g.roll(1, 0)),
+    "gradients left over from the class before": lambda a, g: (a, g.cumsum(1)),
+    "a thousandth of what is left over": lambda a, g: (a, g + 1e-3 * g.roll(1, 1)),
+}
+PLANTED = {f"Grad-CAM, with {what}": _planted(spoil, what) for what, spoil in PLANTED.items()}

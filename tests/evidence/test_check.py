@@ -98,9 +98,19 @@ def test_the_controls_are_told_for_what_they_are(seen):
     assert seen.controls["random"].verdict != "PASS"
 
 
-def test_a_map_that_knows_no_class_fails_by_the_class(seen):
-    assert words(seen["eigencam"])[3] == "FAIL"
-    assert seen["eigencam"].verdict == "FAIL"
+def test_a_map_that_knows_no_class(seen, ten):
+    """EigenCAM promises no class, so that is not what it is failed for; a method that promised one would be."""
+    assert {name for name, m in seewhy.METHODS.items() if m.classless} == {"eigencam", "rollout"}
+    test = seen["eigencam"].tests["T3"]
+    assert (test.verdict, test.estimate) == ("NOT APPLICABLE", pytest.approx(1))
+    assert not seen["eigencam"].reason.startswith("T3")
+    net, x = ten
+    promised = seewhy.check(net, x, replace(seewhy.METHODS["eigencam"], classless=False), seed=1)
+    (one,) = promised.methods.values()
+    assert one.tests["T3"].verdict == one.verdict == "FAIL"
+    smoothed = seewhy.check(net, x[:5], seewhy.smooth("eigencam", samples=2), seed=1)
+    (one,) = smoothed.methods.values()
+    assert one.tests["T3"].verdict == "NOT APPLICABLE"
 
 
 def test_maps_that_are_no_explanations_never_pass(ten):

@@ -3,7 +3,23 @@
 import numpy as np
 import pytest
 import torch
-from tests.known import CELLS, FUNCTIONS, NETS, PICTURE, Mosaic, ask, game, off, outside, shapley
+from tests.known import (
+    CELLS,
+    FUNCTIONS,
+    NETS,
+    PICTURE,
+    PLANTED,
+    READERS,
+    Apart,
+    Attending,
+    Mosaic,
+    ask,
+    game,
+    leaks,
+    off,
+    outside,
+    shapley,
+)
 from tests.networks import drawn, noise
 from torch import nn
 
@@ -110,6 +126,58 @@ def test_one_weight_a_channel_leaks(mosaic, method):
     """By their definition, not by a fault: the weight found in one cell counts in all of them."""
     leak = [asked(mosaic, method, j) for j in range(4)]
     assert max(leak) > 0.3
+
+
+# --- cells that share no channel either, or no token: one weight a channel is no excuse any more
+
+WEIGHED = ["gradcam", "gradcam++", "xgradcam", "ablationcam", "recipro_cam"]
+ATTENTION = ["rollout", "attention_gradient"]
+# EigenCAM knows no class, Score-CAM's softmax gives weight to channels that do not count, LeGrad reads all tokens' mean
+CANNOT = {"eigencam", "scorecam", "legrad"}
+MASKS = {"occlusion", "feature_ablation", "rise", "lime", "kernel_shap"}
+
+
+@pytest.fixture(scope="module")
+def apart():
+    return drawn(Apart().double(), 3)  # no map of any method is zero all over
+
+
+def _options(method, layer="two"):
+    if method in READERS and method != "guided_gradcam":
+        return {"feature_layer": layer, "upsample": "none"}
+    return {"feature_layer": layer} if method == "guided_gradcam" else \
+        {"samples": 6} if method in ("smoothgrad", "vargrad", "expected_gradients") else {}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", [*POINTWISE, *WEIGHED])
+def test_nothing_leaks_where_cells_share_no_channel(apart, method):
+    """Exactly nothing, for four samples and four classes in one call, at every layer."""
+    for layer in ("one", "two") if method in READERS else ("two",):
+        assert leaks(apart, method, **_options(method, layer)) == [[0] * 4] * 4
+
+
+@pytest.mark.parametrize("method", [*ATTENTION, "gradient", "input_x_gradient", "integrated_gradients"])
+def test_nothing_leaks_where_tokens_attend_to_their_cell(method):
+    assert leaks(drawn(Attending().double()), method, upsample="none") == [[0] * 4] * 4
+
+
+@pytest.mark.parametrize("method", sorted(CANNOT))
+def test_some_leak_even_so(apart, method):
+    net = drawn(Attending().double()) if method == "legrad" else apart
+    layer = {} if method == "legrad" else {"feature_layer": "two"}
+    assert np.mean(leaks(net, method, upsample="none", **layer)) > 0.1
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_planted_leaks_show(apart, fault):
+    """Else zeros would say nothing; the networks themselves are alive in every cell."""
+    found = np.array(leaks(apart, PLANTED[fault], feature_layer="two", upsample="none"))
+    assert np.nanmax(found) > 1e-5
+    assert np.nanmean(found > 0) >= 0.5
+
+
+def test_every_method_is_asked_for_leaks():
+    assert {*POINTWISE, *WEIGHED, *ATTENTION, *MASKS} | CANNOT == set(seewhy.METHODS) - CONTROLS
 
 
 def test_windows_leak_only_across_the_border(mosaic):

@@ -120,6 +120,22 @@ def test_equal_values_go_in_random_order():
     assert seewhy.measure(f, replace(e, maps=heat), "deletion", ties=1).stderr is None
 
 
+def test_where_no_two_values_are_equal_one_order_is_asked():
+    """The other orders are the same, and so are their numbers; of a map with equal values each is asked."""
+    asked = []
+
+    def f(x):
+        asked.append(len(x))
+        return (x[:, 0] * torch.arange(1.0, 13).double().view(3, 4)).sum((1, 2))
+
+    e = seewhy.explain(f, torch.ones(1, 1, 3, 4).double(), "gradient")
+    for heat, orders in ((e.maps, 1), (e.maps.clamp(max=5), 3)):
+        asked.clear()
+        m = seewhy.measure(f, replace(e, maps=heat), "deletion", steps=6, ties=3, fill=0)
+        assert sum(asked) == 6 * orders
+        assert (m.stderr.item() == 0) == (orders == 1)
+
+
 # --- ROAD
 
 

@@ -84,6 +84,18 @@ def test_fail_by_the_class():
     assert (one.verdict, one.reason[:3]) == ("FAIL", "T3:")
 
 
+def test_a_map_that_asks_for_no_class_is_not_failed_for_it():
+    one = word(other=0.99, classless=True)
+    assert (one.verdict, one.tests["T3"].verdict) == ("PASS", "NOT APPLICABLE")
+    assert one.tests["T3"].estimate == pytest.approx(0.99, abs=0.01)  # it is said all the same
+    assert "by its definition" in one.reason
+    assert "and the class" not in one.reason
+    # it is no excuse for anything else, and nothing to hide behind where classes do get other maps
+    assert word(other=0.99, same={"top": 0.9}, classless=True).reason.startswith("T1")
+    assert word(other=0.3, classless=True).tests["T3"].verdict == "PASS"
+    assert word(other=0.92, classless=True).tests["T3"].verdict == "INCONCLUSIVE"
+
+
 @pytest.mark.parametrize(("gain", "expected"), [(0.2, "PASS"), (-0.2, "FAIL"), (0.0, "INCONCLUSIVE"),
                                                 (None, "NOT APPLICABLE")])  # fmt: skip
 def test_informative(gain, expected):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from seewhy.errors import ModelError, OptionError, choose
-from seewhy.methods import METHODS
+from seewhy.methods import METHODS, Method
 from seewhy.methods.averaged import Averaged
 from seewhy.methods.checks import check_needs, members_of
 from seewhy.methods.explain import explain
@@ -134,8 +134,8 @@ def check(
                 advance(2 * steps * len(inputs))
 
     judged = {}
-    for e in trained:
-        found = table.similarities(e.method, gains.get(e.method), asking.no_classes)
+    for e, method in zip(trained, everything, strict=True):
+        found = table.similarities(e.method, gains.get(e.method), asking.no_classes, _method(method).classless)
         careful = SURE if e.method == "random" else 1
         judged[e.method] = judge(found, several=careful * len(asked), needed=LEVELS["full"][0])
     names = [e.method for e in trained[: len(asked)]]
@@ -179,8 +179,13 @@ def _draws(method: Any) -> bool:
     """Whether a method gives another map for another seed."""
     if isinstance(method, Averaged):
         return method.kind == "smooth" or _draws(method.method)
-    reads = (METHODS[method] if isinstance(method, str) else method).reads
-    return bool({"normal", "uniform"} & set(reads)) and method != "random"
+    return bool({"normal", "uniform"} & set(_method(method).reads)) and method != "random"
+
+
+def _method(asked: Any) -> Method:
+    """The line of the table behind what was asked."""
+    found: Method = METHODS[asked] if isinstance(asked, str) else getattr(asked, "method", asked)
+    return found
 
 
 def _question(model: Model, x: Inputs, target: Any, seed: int) -> Question:

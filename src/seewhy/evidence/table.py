@@ -61,7 +61,9 @@ class Table:
             if 0 in net.draws:
                 self.shown[e.method][net.kind] = e.maps[:, 0]
 
-    def similarities(self, name: str, gained: np.ndarray | None, no_classes: str) -> Similarities:
+    def similarities(
+        self, name: str, gained: np.ndarray | None, no_classes: str, classless: bool = False
+    ) -> Similarities:
         """All that is known of one method."""
         first, *others = self.maps[name]
         forced = self.forced[name]
@@ -74,6 +76,7 @@ class Table:
             other_partial=np.stack([partial(first, o, forced) for o in others], 1) if others else None,
             gain=gained,
             no_classes=no_classes,
+            classless=classless,
             untaught=self.untaught,
         )
 

@@ -56,6 +56,7 @@ class Similarities:
     other_partial: Float[np.ndarray, "N R"] | None
     gain: Float[np.ndarray, " N"] | None
     no_classes: str = ""  # why `other` is None
+    classless: bool = False  # whether one map for all classes is what the method promises
     untaught: str = ""  # why the networks that learnt shuffled labels say nothing
 
 
@@ -163,6 +164,8 @@ def _classes(found: Similarities, mean: Mean, confounded: bool) -> Finding:
         return Finding("NOT APPLICABLE", np.nan, np.nan, np.nan, found.no_classes)
     ceiling = max(float(found.self.mean()), 1e-12)
     s = mean(values.mean(1, keepdims=True) / ceiling)
+    if s.low > SAME_CLASS and found.classless:
+        return Finding("NOT APPLICABLE", *s, "it shows what is there, the same for every class, by its definition")
     if s.low > SAME_CLASS:
         return Finding("FAIL", *s, f"other classes get the same map ({s.low:.2f} > {SAME_CLASS})")
     if s.high < OTHER_CLASS:

@@ -51,7 +51,9 @@ METHODS: dict[str, Method] = {
     "hirescam": Method(hirescam, "layer_gradient", "HiResCAM", "Draelos and Carin 2020, eq. 3", LAYERS, channel_sum),
     "layercam": Method(layercam, "layer_gradient", "LayerCAM", "Jiang et al. 2021, eq. 3, 4", LAYERS, channel_sum),
     "xgradcam": Method(xgradcam, "layer_gradient", "XGrad-CAM", "Fu et al. 2020, eq. 8", LAYERS, channel_sum),
-    "eigencam": Method(eigencam, "layer_gradient", "EigenCAM", "Muhammad and Yeasin 2020, eq. 4", LAYERS, channel_sum),
+    "eigencam": Method(
+        eigencam, "layer_gradient", "EigenCAM", "Muhammad and Yeasin 2020, eq. 4", LAYERS, channel_sum, classless=True
+    ),
     "guided_gradcam": Method(
         guided_gradcam, "layer_and_rule", "Guided Grad-CAM", "Selvaraju et al. 2017, sec. 3.2", LAYERS
     ),
@@ -65,7 +67,9 @@ METHODS: dict[str, Method] = {
     "recipro_cam": Method(
         recipro_cam, "layer_scores", "Recipro-CAM", "Byun and Lee 2022, eq. 2 to 4", LAYERS, channel_sum
     ),
-    "rollout": Method(rollout, "attention", "Attention rollout", "Abnar and Zuidema 2020, eq. 1", LAYERS, channel_sum),
+    "rollout": Method(
+        rollout, "attention", "Attention rollout", "Abnar and Zuidema 2020, eq. 1", LAYERS, channel_sum, classless=True
+    ),
     "attention_gradient": Method(
         attention_gradient,
         "attention",
@@ -96,6 +100,7 @@ METHODS: dict[str, Method] = {
         Can.SCORES,
         channel_sum,
     ),
+    # not marked as classless: the tests of `seewhy.check` must find out by themselves
     "random": Method(random, "input", "Noise (control)", "Binder et al. 2023", Can.SCORES, channel_sum),
     "edges": Method(edges, "input", "Edges (control)", "Adebayo et al. 2018, sec. 4", Can.SCORES, channel_sum),
     "centre": Method(centre, "input", "Centre (control)", "Fong et al. 2019, sec. 4", Can.SCORES, channel_sum),

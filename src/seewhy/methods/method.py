@@ -29,6 +29,7 @@ class Method:
         needs: what the model must be able to give.
         reduce: how the channels of the raw result become one map.
         complete: whether the attributions promise to sum to score - baseline score.
+        classless: whether its map asks for no class, by its definition, so that classes may all get the same one.
     """
 
     kernel: Callable[..., Any]
@@ -38,6 +39,7 @@ class Method:
     needs: Can = Can.SCORES | Can.GRADIENTS
     reduce: Callable[[Values], Maps] = absolute_sum
     complete: bool = False
+    classless: bool = False
 
     @property
     def reads(self) -> tuple[str, ...]:
