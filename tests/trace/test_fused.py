@@ -115,6 +115,26 @@ def test_what_others_read_too_stays(between):
     assert (known.answer(x, ask=True) - net(x)).abs().max() <= 1e-5
 
 
+class Tiles(nn.Module):
+    """Parts of one picture stand where samples do."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution = nn.Conv2d(4, 6, 3)
+
+    def forward(self, x):
+        tiles = x.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).reshape(-1, 4, 4, 4)
+        return self.convolution(tiles).relu().flatten(1).reshape(len(x), -1)
+
+
+def test_a_convolution_of_many_parts_stays():
+    net, x = Tiles(), pictures(3, 4, 8, 8)
+    known = prepared(net, x)
+    assert "convolution" in names(known.steps)
+    assert (known.answer(x, ask=True) - net(x)).abs().max() <= 1e-5
+
+
 def test_weights_that_hang_on_the_input_stay():
     class Own(nn.Module):
         def forward(self, x):

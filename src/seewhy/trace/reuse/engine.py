@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from seewhy.models.folded import channels_last, folded
-from seewhy.models.tape import Step, Tape, Unrecorded, done, last_reads, record, store
+from seewhy.models.tape import Step, Tape, Unrecorded, last_reads, record, store
 from seewhy.trace.forward import out_of_memory, quiet, run
 from seewhy.trace.layout import own
 from seewhy.trace.outputs import finite
 
-from .carry import again, carried, in_place
 from .fused import activated, packed, padded
 from .linear import joined
 from .reading import put, region, shelf
 from .rules import Book, Compute, Desk, planned
+from .whole import Timed, play, timed, told
 from .windows import Change, Window, groups
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ MANY = 24  # pictures that make a record worth it, whose steps are quicker than 
 SHARE = 0.85  # of a layer in a window, above which all of it is computed
 MASKS = 24  # worked through together
 FEW = 2**16  # numbers a mask; so few are gathered from all masks before they are worked on
-WORK = 7 * 2**20  # numbers in a layer of the pictures worked on together, on a CPU
-LITTLE = 400_000  # in one picture, below which all of them are worked on together
 LATE = 512  # masks together then
+WORK = 7 * 2**20  # numbers in a layer of whole pictures that are worked on together, on a CPU
+LITTLE = 400_000  # in a layer of one picture, below which any number of them is
 EXACT = {torch.float32, torch.float64}
 ROUNDING = 2.0**10  # units in the last place of the largest output by which two ways of computing may differ
 TF32 = 2.0**-6  # the same as a share of it, where a GPU may round the factors of single precision
@@ -46,14 +46,6 @@ class Windowed(NamedTuple):
     step: Step
     compute: Compute
     over: list[int]
-
-
-class Timed(NamedTuple):
-    """A step done on whole values, those that are over after it, and whether it keeps the samples of a batch apart."""
-
-    step: Step
-    over: list[int]
-    apart: bool
 
 
 class Plan(NamedTuple):
@@ -124,9 +116,9 @@ class Prepared:
         largest = max((_numbers(self.tape, v) for step, *_ in early for v in step.gives if v is not None), default=1)
         few = max(1, WORK // largest) if points.device.type == "cpu" else len(points)
         source, result = self.tape.source, self.tape.result
-        made = [_whole(early, {source: part.unsqueeze(1)}, self.tape) for part in points.split(few)]
+        made = [play(early, {source: part.unsqueeze(1)}, self.tape) for part in points.split(few)]
         given = {v: torch.cat([m[v].flatten(0, 1) for m in made]).unsqueeze(1) for v in made[0]}
-        return _whole(late, given, self.tape)[result].squeeze(1)
+        return play(late, given, self.tape)[result].squeeze(1)
 
     def answer(self, points: Tensor, *, ask: bool) -> Tensor | str:
         """What the network gives for other pictures, from its record: batch norms folded, channels last.
@@ -214,7 +206,7 @@ def _run(prepared: Prepared, starts: Tensor, patch: Tensor, masks: int, share: f
         waiting += _group(plan, here.to(x).expand(len(members), *patch.shape[1:]), max_memory)
         if members is order[-1] or sum(len(v) for values in waiting for v in values.values()) >= LATE:
             together = {v: torch.cat([values[v] for values in waiting]) for v in cut.reads}
-            made.append(_whole(timed(cut.steps, {tape.result}, tape), together, tape)[tape.result].squeeze(1))
+            made.append(play(timed(cut.steps, {tape.result}, tape), together, tape)[tape.result].squeeze(1))
             waiting = []
     sorted_ = torch.cat(made)
     output = torch.empty_like(sorted_)
@@ -242,7 +234,7 @@ def _group(plan: Plan, patch: Tensor, max_memory: int | None) -> list[dict[int, 
     found = []
     for first in range(0, len(patch), size):
         desk.part = slice(first, min(first + size, len(patch)))
-        found.append(_whole(plan.whole, _windows(plan, desk, patch[desk.part]), book.tape))
+        found.append(play(plan.whole, _windows(plan, desk, patch[desk.part]), book.tape))
     return found
 
 
@@ -266,16 +258,6 @@ def late(tape: Tape) -> Cut:
 def _small(step: Step, tape: Tape) -> bool:
     few = all(math.prod(tape.shapes[v]) <= FEW for v in (*step.reads(), *step.gives) if v is not None)
     return few and step.name.removeprefix("aten::") in {"mm", "addmm", "reshape", "relu", "clone"}
-
-
-def timed(steps: Sequence[Step], keep: set[int], tape: Tape) -> list[Timed]:
-    """Steps, each with the values that are over after it; in the memory of what is over where that can be."""
-    after = last_reads(tuple(steps), keep)
-    maker = {v: step for step in steps for v in step.gives if v is not None}
-    return [
-        Timed(in_place(s, maker.get(s.reads()[0]), gone, tape.shapes), gone, _apart(s, tape.shapes))
-        for s, gone in zip(steps, after, strict=True)
-    ]
 
 
 def planned_out(tape: Tape, change: Change, share: float, cut: Cut) -> Plan:
@@ -317,7 +299,7 @@ def _windows(plan: Plan, desk: Desk, patch: Tensor) -> dict[int, Tensor]:
     lay(book.tape.source, patch)
     for step, compute, over in plan.windowed:
         made: dict[int, Tensor] = {}
-        store(step, _told(step, lambda c=compute: c(desk)), made)  # type: ignore[misc]
+        store(step, told(step, lambda c=compute: c(desk)), made)  # type: ignore[misc]
         for value, fresh in made.items():
             if value in book.changes:
                 lay(value, fresh)
@@ -331,64 +313,8 @@ def _windows(plan: Plan, desk: Desk, patch: Tensor) -> dict[int, Tensor]:
     return found
 
 
-def _whole(steps: list[Timed], values: dict[int, Tensor], tape: Tape) -> dict[int, Tensor]:
-    """Do steps on whole values, mask by mask in one batch; gives what is not over. [M, 1, ...] each."""
-    for step, over, apart in steps:
-        store(step, _told(step, lambda s=step, a=apart: _batched(s, values, a)), values)  # type: ignore[misc]
-        for value in over:
-            values.pop(value, None)
-    return values
-
-
 def _numbers(tape: Tape, value: int) -> int:
     return math.prod(tape.shapes[value])
-
-
-def _apart(step: Step, shapes: Mapping[int, tuple[int, ...]]) -> bool:
-    reads = step.reads()
-    gives = [v for v in step.gives if v is not None and v in shapes]
-    ones = all(shapes[v][0] == 1 for v in (*reads, *gives) if shapes[v])
-    return ones and all(shapes[v] for v in reads) and carried(step, (0,), shapes) == (0,)
-
-
-def _batched(step: Step, values: dict[int, Tensor], apart: bool) -> Any:
-    """One step for a batch of samples, each [1, ...]: at once if it keeps samples apart, else by `vmap`."""
-    if apart:
-        made = again(step, lambda v: values[v].select(1, 0), (0,), (0,))
-        return made.unsqueeze(1) if step.single else [m if m is None else m.unsqueeze(1) for m in made]
-    order = list(dict.fromkeys(step.reads()))
-
-    def one(*sample: Tensor) -> Any:
-        return done(step, dict(zip(order, sample, strict=True)).__getitem__)
-
-    given = [values[v] for v in order]
-    if _has_batches(step):
-        return torch.func.vmap(one, randomness="error")(*given)
-    made = [one(*sample) for sample in zip(*given, strict=True)]
-    return (
-        torch.stack(made)
-        if step.single
-        else [None if p[0] is None else torch.stack(p) for p in zip(*made, strict=True)]
-    )
-
-
-def _has_batches(step: Step) -> bool:
-    """Whether torch knows how to do it for a batch of samples; where it does not it warns and is slow."""
-    keys = ("FuncTorchBatched", "FuncTorchBatchedDecomposition")
-    if not isinstance(step.call, torch._ops.OpOverload):  # what stands for an operator here is made of ordinary ones
-        return True
-    name = step.call.name()
-    return any(torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for key in keys)
-
-
-def _told(step: Step, call: Callable[[], Any]) -> Any:
-    """Do it; what goes wrong is told with the step's name."""
-    try:
-        return call()
-    except (RuntimeError, ValueError, IndexError) as error:
-        if out_of_memory(error):
-            raise
-        raise Unrecorded(f"{step.name} cannot be done for many masks at once: {error}") from error
 
 
 def _bytes(plan: Plan, number: int) -> int:

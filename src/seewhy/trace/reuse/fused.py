@@ -45,7 +45,7 @@ def activated(tape: Tape) -> Tape:
     for step in tape.steps:
         made = step.gives[0]
         after = [] if made is None or made == tape.result else users[made]
-        activation = _activation(after[0]) if len(after) == 1 and _by_onednn(step) else None
+        activation = _activation(after[0]) if len(after) == 1 and _by_onednn(step, tape) else None
         if activation is not None:
             gone.add(id(step))
             instead[id(after[0])] = _with(step, activation)._replace(gives=after[0].gives)
@@ -63,9 +63,9 @@ def _with(step: Step, activation: tuple[str, list[float], str]) -> Step:
     return Step(activated_convolution, step.args[:1], {"activation": activation} | given, step.gives, True)
 
 
-def _by_onednn(step: Step) -> bool:
-    """Whether it is a convolution of two dimensions with fixed weights, in single precision on a CPU."""
-    if step.name not in {CONVOLUTION, ACTIVATED}:
+def _by_onednn(step: Step, tape: Tape) -> bool:
+    """Whether it is a convolution of one picture with fixed weights, in single precision on a CPU."""
+    if step.name not in {CONVOLUTION, ACTIVATED} or tape.shapes[step.reads()[0]][0] != 1:
         return False
     given = step.given
     weight, bias = given["weight"], given["bias"]
@@ -78,7 +78,7 @@ def packed(tape: Tape) -> Tape:
     """The tape with the weights of convolutions in the order that oneDNN reads them in, once and not at each pass."""
     if not _has("_reorder_convolution_weight"):
         return tape
-    return replace(tape, steps=tuple(_packed(step, tape) if _by_onednn(step) else step for step in tape.steps))
+    return replace(tape, steps=tuple(_packed(step, tape) if _by_onednn(step, tape) else step for step in tape.steps))
 
 
 def _packed(step: Step, tape: Tape) -> Step:
