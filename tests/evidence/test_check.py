@@ -23,7 +23,8 @@ from seewhy.evidence.table import Table
 from seewhy.methods.method import Method
 from seewhy.models import wrap
 from seewhy.testing import same, state
-from seewhy.trace.forward import ready, run
+from seewhy.trace.forward import run
+from seewhy.trace.ready import ready
 from seewhy.types import Attribution, Can
 
 TESTS = ("T0", "T1", "T2", "T3")

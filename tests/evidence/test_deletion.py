@@ -8,7 +8,7 @@ from torch import nn
 import seewhy
 from seewhy.evidence.curves import filling, scorer
 from seewhy.evidence.deletion import gain
-from seewhy.trace.forward import ready
+from seewhy.trace.ready import ready
 
 
 class Corner(nn.Module):

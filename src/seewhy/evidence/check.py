@@ -19,10 +19,11 @@ from seewhy.methods.explain import explain
 from seewhy.methods.progress import tracked
 from seewhy.models import wrap
 from seewhy.trace import question
-from seewhy.trace.forward import quiet, ready, run
+from seewhy.trace.forward import quiet, run
 from seewhy.trace.layout import own
 from seewhy.trace.outputs import join
 from seewhy.trace.predict import probabilities
+from seewhy.trace.ready import ready
 from seewhy.types import Can, Card, Evidence, Judgement
 
 from .curves import filling, scorer

@@ -15,9 +15,10 @@ from torch import Tensor
 from seewhy.errors import ModelError, OptionError
 from seewhy.models import tree
 from seewhy.trace.choice import inherit
-from seewhy.trace.forward import quiet, ready, run
+from seewhy.trace.forward import quiet, run
 from seewhy.trace.layout import own
 from seewhy.trace.outputs import join, tensors
+from seewhy.trace.ready import ready
 from seewhy.trace.watch import told
 
 from .randomize import drawn, layers_of, rows_of, settle

@@ -14,10 +14,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from seewhy.errors import ModelError, OptionError, choose, unknown
 from seewhy.models import keras3, tree, wrap
-from seewhy.trace.forward import quiet, ready
+from seewhy.trace.forward import quiet
 from seewhy.trace.layers import ROOT
 from seewhy.trace.layers import layers as list_layers
 from seewhy.trace.layout import own
+from seewhy.trace.ready import ready
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

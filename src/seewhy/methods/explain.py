@@ -22,10 +22,11 @@ from seewhy.models.scripted import step_by_step
 from seewhy.trace import question
 from seewhy.trace.attention import Plan, attending, attention_plan
 from seewhy.trace.choice import Seen
-from seewhy.trace.forward import quiet, ready, run
+from seewhy.trace.forward import quiet, run
 from seewhy.trace.layout import own
 from seewhy.trace.outputs import join
 from seewhy.trace.predict import ALREADY, probabilities
+from seewhy.trace.ready import ready
 from seewhy.trace.tap import check_layer
 from seewhy.types import Can, Card, Evaluations, Explanation
 

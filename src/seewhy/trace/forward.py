@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.parameter import is_lazy
 
-from seewhy.errors import InputError, ModelError, OptionError, SeewhyError
-from seewhy.models import tree, wrap
+from seewhy.errors import ModelError, OptionError, SeewhyError
+from seewhy.models import tree
 from seewhy.models.borrow import borrowed
-from seewhy.types import Can
 
 from .graph import straightened
-from .layout import canonical, check_rank, own
+from .layout import own
 from .outputs import describe, finite, rows, tensors
 from .tap import opened, tapped, widened
 
@@ -112,7 +109,7 @@ def answer(model: Model, x: Inputs) -> Any:
     except (RuntimeError, ValueError, IndexError) as error:
         if out_of_memory(error):
             raise
-        if any(w.is_inference() for w in _weights(model)):
+        if any(w.is_inference() for w in weights(model)):
             raise ModelError(
                 f"{model.name} has weights made in inference mode, which autograd cannot use: build or load it "
                 "outside torch.inference_mode()."
@@ -131,12 +128,12 @@ def suspect(model: Model) -> str:
 
 def bytes_a_sample(model: Model, x: Inputs) -> int:
     """What a pass with its graph keeps for one sample, measured on the first one; weights are not counted."""
-    weights = {w.untyped_storage().data_ptr() for w in _weights(model)}
+    own_weights = {w.untyped_storage().data_ptr() for w in weights(model)}
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
+        if storage.data_ptr() not in own_weights:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
@@ -150,70 +147,13 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
-def ready(model: Any, x: Any, device: str = "auto", needs: Can = Can.SCORES) -> tuple[Model, Inputs]:
-    """Wrap the network, prepare the input, and bring it to N C S, to the network's device and precision.
-
-    A network that only answers is converted to torch if more is needed and it answers alike on this input; if not,
-    it comes back with what it `lacks`.
-
-    Raises:
-        InputError: the input is empty, not finite, or has an impossible number of axes.
-    """
-    model = wrap(model)
-    if not isinstance(x, Tensor):
-        bare = model.preparation is None and isinstance(x, np.ndarray)
-        x = torch.from_numpy(x) if bare else model.prepare(x)
-    if not isinstance(x, Tensor):
-        raise InputError(f"the preparation of {model.name} gave a {type(x).__name__}: a tensor is needed.")
-    check_rank(x, model.layout)
-    if model.layout is None and x.ndim == 2:  # a plain feature vector: one channel, F positions
-        model = replace(model, layout="NF")
-    if x.numel() == 0:
-        raise InputError(f"the input has shape {list(x.shape)}: there is nothing in it to explain.")
-    if x.is_complex():
-        raise InputError("the input is complex: give its real and imaginary parts as channels.")
-    if not finite(x):
-        bad = int((~x.isfinite()).sum())
-        raise InputError(f"the input holds {bad} NaN or infinite values of {x.numel()}: clean it first.")
-    _check_weights(model)
-    model, place = placed(model, device)
-    weight = next((w for w in _weights(model) if w.is_floating_point()), x)
-    dtype = weight.dtype if weight.is_floating_point() else torch.float32
-    inputs = canonical(x.detach().to(place or x.device, dtype), model.layout)
-    if model.batch_axes is not None:
-        from .batch import batch_first  # it asks the network, and so reads this file
-
-        model = batch_first(model, inputs)
-    if needs in model.can or model.conversion is None:
-        return model, inputs
-    from .converted import converted  # it runs both networks, and so reads this file
-
-    return converted(model, inputs)
-
-
-def _check_weights(model: Model) -> None:
-    """Refuse weights without values, before a forward could make some.
-
-    Raises:
-        ModelError: there are such.
-    """
-    for name, weight in () if model.module is None else tree.weights(model.module):
-        if is_lazy(weight):
-            raise ModelError(f"{model.name} has no values for {name!r} yet (a lazy layer): call it once on an input.")
-        if weight.is_meta:
-            raise ModelError(
-                f"{model.name} has no values for {name!r}: it lies on the meta device. Load weights first, with "
-                "network.to_empty(device='cpu') and load_state_dict, or load_state_dict(..., assign=True)."
-            )
-
-
 def placed(model: Model, device: str) -> tuple[Model, torch.device | None]:
     """The network and the device to use; "auto": where the network lies. Nobody's network is ever moved.
 
     Raises:
         OptionError: there is no such device, or the network lies elsewhere.
     """
-    here = next((w.device for w in _weights(model)), None)
+    here = next((w.device for w in weights(model)), None)
     if device == "auto":
         return model, here
     try:
@@ -227,6 +167,7 @@ def placed(model: Model, device: str) -> tuple[Model, torch.device | None]:
     )
 
 
-def _weights(model: Model) -> Iterator[Tensor]:
+def weights(model: Model) -> Iterator[Tensor]:
+    """Parameters and buffers of the network, where it has any."""
     if model.module is not None:
         yield from (weight for _, weight in tree.weights(model.module))

@@ -14,9 +14,10 @@ from seewhy.models import keras3, tree
 from seewhy.types import Activations, Can, Card, Layer, Layers, Model
 
 from .choice import find, survey
-from .forward import quiet, ready, run
+from .forward import quiet, run
 from .layout import arranged, own
 from .outputs import join
+from .ready import ready
 from .tap import unseen
 
 if TYPE_CHECKING:

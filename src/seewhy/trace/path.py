@@ -11,9 +11,9 @@ from torch import Tensor
 
 from seewhy.errors import OptionError, SeewhyError
 
-from .forward import ready
 from .layout import canonical, check_rank
 from .outputs import finite
+from .ready import ready
 
 if TYPE_CHECKING:
     from jaxtyping import Float

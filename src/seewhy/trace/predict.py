@@ -10,9 +10,10 @@ from torch import Tensor
 from seewhy.errors import ModelError, OptionError
 from seewhy.types import Prediction
 
-from .forward import quiet, ready, run
+from .forward import quiet, run
 from .outputs import join
 from .question import class_scores, names_of
+from .ready import ready
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -17,9 +17,10 @@ from seewhy.methods.progress import tracked
 from seewhy.methods.room import check_sizes, room_for
 from seewhy.methods.scene import batches
 from seewhy.models import wrap
-from seewhy.trace.forward import quiet, ready, run
+from seewhy.trace.forward import quiet, run
 from seewhy.trace.layout import own
 from seewhy.trace.reading import Reading, reading
+from seewhy.trace.ready import ready
 from seewhy.types import Can, Card, Model
 
 from .climb import Ascent, Reached, Steps, climb
