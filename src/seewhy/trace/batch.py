@@ -36,8 +36,8 @@ def batch_first(model: Model, x: Inputs) -> Model:
         return lambda *given: call(*given).movedim(axis, 0)
 
     note = (
-        f"the samples stand on axis {axis} of the answer (asked with one and with two); it is explained with them first, "
-        "the others in their order: classes are those of the next axis"
+        f"the samples stand on axis {axis} of the answer (asked with one and with two); it is explained with them "
+        "first, the others in their order: classes are those of the next axis"
     )
     forward, conversion = turned(model.forward), through(model.conversion, turned)
     return replace(model, forward=forward, conversion=conversion, batch_axes=None, notes=(*model.notes, note))
