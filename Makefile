@@ -36,7 +36,7 @@ conformance: .venv/dev
 	$(BIN)/python -m benchmarks.conformance
 	$(BIN)/python docs/generate.py
 
-# do explanations find what is known to be there; about eight minutes
+# do explanations find what is known to be there; about four minutes
 evidence: .venv/dev
 	$(BIN)/python -m benchmarks.evidence
 	$(BIN)/python docs/generate.py
