@@ -108,7 +108,8 @@ def _hiding(scene: Scene, question: ScoresHiding, ready: Ready, spent: list[int]
             replayed.append(f"every mask ran through the whole network: {reason}")
 
     many = scene.layer is None and scene.model.module is not None and question.number * len(rows) >= MANY
-    outputs = answering(scene.model, ready(int(rows[0])) if many else "few", scene.layer)
+    known = ready(int(rows[0])) if many else "few"
+    outputs = answering(scene.model, known, scene.layer)
     x, fill = channels_last(x), channels_last(fill)
 
     def part(start: int, stop: int) -> Tensor:
@@ -121,7 +122,7 @@ def _hiding(scene: Scene, question: ScoresHiding, ready: Ready, spent: list[int]
         found: Tensor = values_of(scored(asked, given, scene.model, rescue=False))
         return found.reshape(stop - start, len(rows), -1)
 
-    wide = scene.room[0] if scene.bounded or not many else max(scene.room[0], TOGETHER)
+    wide = scene.room[0] if scene.bounded or isinstance(known, str) else max(scene.room[0], TOGETHER)
     return torch.cat(list(batches(part, question.number, [max(1, wide // len(rows))])))
 
 

@@ -216,8 +216,8 @@ def _convolution(step: Step, book: Book) -> Planned | None:
     shape = _shape(step, book)
     window = felt(change.window, slides, shape[2:])
     get = book.read(value, change.axes, needed(window, slides))
-    whole = step.kwargs or {k: v for k, v in given.items() if k != "input"}
-    call = partial(step.call, **whole | {"padding": [0] * dims})  # the border is in what is read
+    rest = {k: v for k, v in given.items() if k != "input"}
+    call = partial(step.call, **rest | {"padding": [0] * dims})  # the border is in what is read
     return Planned(lambda desk: call(get(desk)), (Change(shape, change.axes, window),))
 
 
