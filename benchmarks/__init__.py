@@ -1,1 +1,1 @@
-"""Side by side with other libraries, in one run. Never timed tests: ratios only, and only from here."""
+"""Comparisons with other libraries, measured in one run. Durations are reported as ratios; no test measures time."""

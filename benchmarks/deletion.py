@@ -1,7 +1,7 @@
-"""Deletion beside Quantus: as either does it by default, and at equal evaluations.
+"""Deletion compared with Quantus: with the defaults of each, and with equal numbers of evaluations.
 
-`python -m benchmarks.deletion [defaults|equal]`. Needs `pip install --no-deps quantus` on top of what `make bench`
-installs. The defaults take about five minutes, nearly all of them in Quantus' one loop.
+`python -m benchmarks.deletion [defaults|equal]`. Requires `pip install --no-deps quantus` in addition to the packages
+that `make bench` installs. The defaults take about five minutes, most of them in Quantus.
 """
 
 import sys
@@ -16,181 +16,190 @@ from torch import nn
 
 import seewhy
 from seewhy.cli.demo import pictures
-from seewhy.evidence.curves import at_input, explained_scores, filling, order
+from seewhy.evaluation.metrics.perturbation_curves import (
+    descending_ranks,
+    explained_score_function,
+    fill_function,
+    maps_at_input_size,
+)
 from seewhy.models.zoo import load
 
-from .measure import RESULTS, interleaved, setting, table
+from .measure import RESULTS, environment, markdown_table, time_interleaved
 
 STEPS = 48
-BATCHES = (8, 16)
-FEWER = (6, 12, 24, 48, 96)
+BATCH_SIZES = (8, 16)
+STEP_COUNTS = (6, 12, 24, 48, 96)
 
 
-def flipped(net, e, **options):
-    """[N, steps]: the probability after each of Quantus' steps."""
+def quantus_curve(net, e, **options):
+    """Probability after each of Quantus' steps, [N, steps]."""
     metric = PixelFlipping(disable_warnings=True, **{k: v for k, v in options.items() if k != "batch"})
-    found = metric(
+    scores = metric(
         net, x_batch=e.input.numpy(), y_batch=e.targets[:, 0].numpy(), softmax=True, channel_first=True,
         a_batch=e.maps[:, :1].expand(-1, e.input.shape[1], -1, -1).numpy(), device="cpu",
         batch_size=options.get("batch", 64),
     )  # fmt: skip
-    return np.array(found)
+    return np.array(scores)
 
 
-def quantus(net, e, steps, batch):
-    """[N]: the mean probability over its steps, zero filled in."""
+def quantus_area(net, e, steps, batch):
+    """Mean probability over Quantus' steps with masked values of 0, [N]."""
     per_step = e.input[0].numel() // steps
-    given = {"perturb_baseline": 0.0, "normalise": False, "batch": batch}
-    return flipped(net, e, features_in_step=per_step, **given).mean(1)
+    options = {"perturb_baseline": 0.0, "normalise": False, "batch": batch}
+    return quantus_curve(net, e, features_in_step=per_step, **options).mean(1)
 
 
-# --- as either does it by default
+# --- with the defaults
 
 
-def small(model, side=40):
-    """Sixteen parts of the demo's pictures, made small."""
+def small_images(model, side=40):
+    """Sixteen downsampled crops of the demo images."""
     x = model.prepare(list(pictures().values()))
     parts = [x[n, :, i : i + 144, j : j + 144] for n in range(len(x)) for i in (0, 40, 80) for j in (0, 80)]
     return nn.functional.interpolate(torch.stack(parts)[:16], (side, side), mode="area")
 
 
-def curve(model, e, fill, parts):
-    """[parts + 1, N]: the probability with 0, 1, ... of so many parts hidden."""
-    ranked = order(at_input(e)[:, 0], np.random.default_rng(0))
-    scores, filled = explained_scores(model, e, 0, count=parts), filling(model, e.input, fill)
-    return np.array([scores(filled(ranked < step / parts)).numpy() for step in range(parts + 1)])
+def deletion_curve(model, e, fill, steps):
+    """Probability with 0, 1/steps, ..., all positions masked, [steps + 1, N]."""
+    ranks = descending_ranks(maps_at_input_size(e)[:, 0], np.random.default_rng(0))
+    score_fn, fill_fn = explained_score_function(model, e, 0, expected_calls=steps), fill_function(model, e.input, fill)
+    return np.array([score_fn(fill_fn(ranks < step / steps)).numpy() for step in range(steps + 1)])
 
 
-def rules(whole, steps):
-    """Rule -> [N]: the area under a curve from so many of its points."""
-    at = np.arange(len(whole)) / (len(whole) - 1)
-    read = lambda shares: np.array([np.interp(shares, at, one) for one in whole.T])  # noqa: E731
+def quadrature_rules(curve, steps):
+    """Area under a curve [points, N] from `steps` of its points: name of the rule -> [N]."""
+    fractions = np.arange(len(curve)) / (len(curve) - 1)
+    at = lambda points: np.array([np.interp(points, fractions, one) for one in curve.T])  # noqa: E731
     ends, middles = np.arange(steps + 1) / steps, (np.arange(steps) + 0.5) / steps
-    points = read(ends)
+    values = at(ends)
     return {
-        "ends of the steps (as it is)": points[:, 1:].mean(1),
-        "trapezoid": (points[:, 1:] + points[:, :-1]).mean(1) / 2,
-        "middles": read(middles).mean(1),
-        "middles of steps that grow as squares": (read(middles**2) * np.diff(ends**2)).sum(1),
+        "right end points (used)": values[:, 1:].mean(1),
+        "trapezoidal rule": (values[:, 1:] + values[:, :-1]).mean(1) / 2,
+        "midpoints": at(middles).mean(1),
+        "midpoints of quadratically growing steps": (at(middles**2) * np.diff(ends**2)).sum(1),
     }
 
 
 def defaults():
-    """The table of times and areas, and what fewer steps cost."""
+    """Write the table of durations and areas, and the errors with fewer steps."""
     model = load("lite0")
-    x = small(model)
-    black = x.flatten(1).amin(1).view(-1, 1, 1, 1).expand_as(x)  # what Quantus fills in
+    x = small_images(model)
+    black = x.flatten(1).amin(1).view(-1, 1, 1, 1).expand_as(x)  # Quantus' default fill value
     e = seewhy.explain(model, x, "gradient")
-    ours = {
-        "seewhy, its defaults": lambda: seewhy.measure(model, e, "deletion"),
-        "seewhy, filled as Quantus fills": lambda: seewhy.measure(model, e, "deletion", fill=black),
+    calls = {
+        "seewhy, defaults": lambda: seewhy.measure(model, e, "deletion"),
+        "seewhy, Quantus' fill value": lambda: seewhy.measure(model, e, "deletion", fill=black),
     }
-    theirs, seconds = [], {name: [] for name in ours}
+    seconds = {name: [] for name in calls}
 
-    def once():
-        for name, call in ours.items():
+    def time_seewhy():
+        for name, call in calls.items():
             began = time.perf_counter()
-            given[name] = call()
+            measurements[name] = call()
             seconds[name].append(time.perf_counter() - began)
 
-    given = {}
-    for call in ours.values():
-        call()  # to warm up
-    flipped(model.module, e, features_in_step=x[0, 0].numel())
-    once()
+    measurements = {}
+    for call in calls.values():
+        call()  # warm-up
+    quantus_curve(model.module, e, features_in_step=x[0, 0].numel())
+    time_seewhy()
     began = time.perf_counter()
-    theirs = flipped(model.module, e)
-    loop = time.perf_counter() - began
-    once()
-    once()
-    full = theirs.mean(1)
+    quantus_scores = quantus_curve(model.module, e)
+    quantus_seconds = time.perf_counter() - began
+    time_seewhy()
+    time_seewhy()
+    quantus_areas = quantus_scores.mean(1)
     rows = []
-    for name, m in given.items():
-        took, area = float(np.median(seconds[name])), m.values[:, 0].numpy()
-        rows.append([name, "16", f"{took:.2f}", f"{loop / took:.0f} times as fast", f"{area.mean():.3f}",
-                     f"{abs(area - full).mean():.3f} (at most {abs(area - full).max():.3f})"])  # fmt: skip
-    rows.append(["Quantus, its defaults", str(theirs.shape[1]), f"{loop:.1f}", "1", f"{full.mean():.3f}", "–"])
+    for name, m in measurements.items():
+        median, area = float(np.median(seconds[name])), m.values[:, 0].numpy()
+        difference = abs(area - quantus_areas)
+        rows.append([name, "16", f"{median:.2f}", f"{quantus_seconds / median:.0f} times as fast", f"{area.mean():.3f}",
+                     f"{difference.mean():.3f} (at most {difference.max():.3f})"])  # fmt: skip
+    rows.append(["Quantus, defaults", str(quantus_scores.shape[1]), f"{quantus_seconds:.1f}", "1",
+                 f"{quantus_areas.mean():.3f}", "–"])  # fmt: skip
     side, channels = x.shape[-1], x.shape[1]
-    text = table(
-        [f"16 pictures of {channels} × {side} × {side}", "steps", "s", "", "mean area", "from Quantus, a picture"], rows
-    )
-    near, reported = given["seewhy, filled as Quantus fills"], given["seewhy, its defaults"].stderr
-    near = near.values[:, 0].numpy()
-    follows = np.corrcoef(near, full)[0, 1]
+    headers = [f"16 images of {channels} × {side} × {side}", "steps", "s", "", "mean area"]
+    text = markdown_table([*headers, "difference from Quantus per image"], rows)
+    same_fill, reported = measurements["seewhy, Quantus' fill value"], measurements["seewhy, defaults"].stderr
+    correlation = np.corrcoef(same_fill.values[:, 0].numpy(), quantus_areas)[0, 1]
     text += (
-        f"\nThe areas of the pictures spread by {full.std(ddof=1):.3f} (standard deviation), and seewhy's follow "
-        f"Quantus' to a correlation of {follows:.2f} where the same is filled in. The error that seewhy reports is "
-        f"{float(reported.max()):.2g}: it is that of the order of equal values, of which these maps have none, and "
-        "knows nothing of the steps. What those cost:\n\n"
+        f"\nThe standard deviation of the areas over the images is {quantus_areas.std(ddof=1):.3f}; with the same "
+        f"fill value, the areas of seewhy and Quantus have a correlation of {correlation:.2f}. The standard error that "
+        f"seewhy reports is {float(reported.max()):.2g}: it is that over the random orders of equal values, of which "
+        "these maps have none, and does not include the error of few steps:\n\n"
     )
     positions = x[0, 0].numel()
-    whole = curve(model, e, black, positions)
-    known = whole[1:].mean(0)
-    off = lambda found, true: f"{abs(found - true).mean():.4f}"  # noqa: E731
+    full_curve = deletion_curve(model, e, black, positions)
+    full_area = full_curve[1:].mean(0)
+    error = lambda area, expected: f"{abs(area - expected).mean():.4f}"  # noqa: E731
     rows = []
-    for steps in FEWER:
-        some = seewhy.measure(model, e, "deletion", fill=black, steps=steps).values[:, 0].numpy()
-        few = flipped(model.module, e, features_in_step=x[0].numel() // steps).mean(1)
-        rows.append([str(steps), off(some, known), off(few, full)])
-    text += table(["steps", "seewhy: error of an area", "Quantus: error of an area"], rows)
+    for steps in STEP_COUNTS:
+        area = seewhy.measure(model, e, "deletion", fill=black, steps=steps).values[:, 0].numpy()
+        quantus_few = quantus_curve(model.module, e, features_in_step=x[0].numel() // steps).mean(1)
+        rows.append([str(steps), error(area, full_area), error(quantus_few, quantus_areas)])
+    text += markdown_table(["steps", "seewhy: error of the area", "Quantus: error of the area"], rows)
     text += (
-        f"\nMean over the pictures of the distance to the own full curve (seewhy: {positions} steps, mean area "
-        f"{known.mean():.4f}; Quantus: {theirs.shape[1]}, {full.mean():.4f}). Both take the score at the end of each "
-        "step, which is too low where the score falls.\n\nThe same points, read otherwise, or others, as many:\n\n"
+        "\nMean over the images of the absolute difference from the full curve of the same library (seewhy: "
+        f"{positions} steps, mean area {full_area.mean():.4f}; Quantus: {quantus_scores.shape[1]}, "
+        f"{quantus_areas.mean():.4f}). Both use the score at the end of each step, which is too low where the score "
+        "falls.\n\n"
+        "The error of the area with other quadrature rules:\n\n"
     )
     curves = {
-        "gradient, black": whole,
-        "gradient, blurred": curve(model, e, "blur", positions // 4),
-        "Grad-CAM, blurred": curve(model, seewhy.explain(model, x, "gradcam"), "blur", positions // 4),
+        "gradient, black": full_curve,
+        "gradient, blurred": deletion_curve(model, e, "blur", positions // 4),
+        "Grad-CAM, blurred": deletion_curve(model, seewhy.explain(model, x, "gradcam"), "blur", positions // 4),
     }
     rows = []
-    for rule in rules(whole, 16):
+    for rule in quadrature_rules(full_curve, 16):
         cells = []
-        for one in curves.values():
-            true = (one[1:] + one[:-1]).mean(0) / 2
-            cells += [off(rules(one, steps)[rule], true) for steps in (16, 48)]
+        for curve in curves.values():
+            expected = (curve[1:] + curve[:-1]).mean(0) / 2
+            cells += [error(quadrature_rules(curve, steps)[rule], expected) for steps in (16, 48)]
         rows.append([rule, *cells])
-    text += table(["rule", *(f"{name}, {steps} steps" for name in curves for steps in (16, 48))], rows)
+    text += markdown_table(["rule", *(f"{name}, {steps} steps" for name in curves for steps in (16, 48))], rows)
     write("deletion_defaults", text)
 
 
-# --- at equal evaluations
+# --- with equal numbers of evaluations
 
 
-def parity():
-    """The largest difference on one channel, where both hide the same positions."""
+def largest_difference():
+    """Largest difference between the areas on images of one channel, where both mask the same positions."""
     x = torch.from_numpy(load_digits().images[:16]).float()[:, None] / 16
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10)).eval()
     e = seewhy.explain(net, x, "gradient", target=3)
-    ours = seewhy.measure(net, e, "deletion", steps=16, ties=1, fill=0.0).values[:, 0].numpy()
-    return float(np.abs(ours - quantus(net, e, 16, 16)).max())
+    areas = seewhy.measure(net, e, "deletion", steps=16, ties=1, fill=0.0).values[:, 0].numpy()
+    return float(np.abs(areas - quantus_area(net, e, 16, 16)).max())
 
 
 def equal():
-    """The table of times where both ask the network equally often."""
+    """Write the table of durations with equal numbers of evaluations."""
     model = load("lite0")
     x = model.prepare(list(pictures().values()))
     x = torch.cat([x.roll(shift, 3) for shift in range(0, 96, 96 // (16 // len(x) + 1))])[:16]
     e = seewhy.explain(model, x, "gradient")
     calls = {"seewhy": lambda: seewhy.measure(model, e, "deletion", steps=STEPS, ties=1, fill=0.0)}
-    calls |= {f"Quantus, {b} a pass": lambda b=b: quantus(model.module, e, STEPS, b) for b in BATCHES}
-    seconds, given = interleaved(calls, 2)
-    ours = seconds["seewhy"].median
-    rows = [[name, f"{s.median:.2f}", f"{s.median / ours:.2f}"] for name, s in seconds.items()]
-    far = max(abs(float(given["seewhy"].mean) - float(np.mean(g))) for n, g in given.items() if n != "seewhy")
-    text = table([f"16 pictures of 3 × 224 × 224, {STEPS} steps each", "s", "times ours"], rows)
+    calls |= {f"Quantus, batch size {b}": lambda b=b: quantus_area(model.module, e, STEPS, b) for b in BATCH_SIZES}
+    seconds, results = time_interleaved(calls, 2)
+    reference = seconds["seewhy"].median
+    rows = [[name, f"{s.median:.2f}", f"{s.median / reference:.2f}"] for name, s in seconds.items()]
+    mean = float(results["seewhy"].mean)
+    difference = max(abs(mean - float(np.mean(r))) for name, r in results.items() if name != "seewhy")
+    text = markdown_table([f"16 images of 3 × 224 × 224, {STEPS} steps each", "s", "relative to seewhy"], rows)
     text += (
-        f"\nOn one channel, where both hide the same positions, the curves agree to {parity():.0e}. On three channels "
-        f"Quantus hides channels one by one; the means differ by {far:.2g}.\n"
+        f"\nOn images of one channel, where both mask the same positions, the areas differ by at most "
+        f"{largest_difference():.0e}. On three channels Quantus masks the channels one by one; the means differ by "
+        f"{difference:.2g}.\n"
     )
     write("deletion", text)
 
 
 def write(name, text):
-    """The record."""
+    """Write a file of results."""
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.md").write_text(f"{setting(torch.get_num_threads())}\n\n{text}")
+    (RESULTS / f"{name}.md").write_text(f"{environment(torch.get_num_threads())}\n\n{text}")
     print(text, file=sys.stderr)
 
 

@@ -1,4 +1,4 @@
-"""Grad-CAM beside Captum, pytorch-grad-cam and torchcam: multiples of one plain forward of the same batch."""
+"""Grad-CAM compared with Captum, pytorch-grad-cam and torchcam: durations in forward passes of the same batch."""
 
 import sys
 import warnings
@@ -13,30 +13,28 @@ from torchvision.models import vgg16
 
 import seewhy
 
-from .measure import RESULTS, interleaved, peak, setting, table
+from .measure import RESULTS, environment, markdown_table, peak_memory, time_interleaved
 
 CLASSES = [285, 281, 282, 287, 904, 1, 2, 3, 4, 5]
+MAX_GRAD_CAM_MAPS = 10  # with more samples × classes pytorch-grad-cam takes minutes
 
 
-MANY = 10  # grad-cam takes minutes beyond: it grows with samples times classes
-
-
-def tokens(features):
-    """Of a ViT: [N, 1 + 196, C] -> [N, C, 14, 14], as pytorch-grad-cam asks its users to do."""
+def tokens_to_grid(features):
+    """Tokens of a ViT [N, 1 + 196, C] as a feature map [N, C, 14, 14], which pytorch-grad-cam requires of its users."""
     return features[:, 1:].unflatten(1, (14, 14)).permute(0, 3, 1, 2)
 
 
 def cases(model, name, x, classes, vit):
-    """Library -> a call that gives the raw maps of each class at the layer's resolution."""
+    """Library -> function that computes the maps of all classes at the layer's resolution."""
     net = model.module
     layer = net.get_submodule(name)
-    theirs = attr.LayerGradCam(net, layer)
-    both = {
+    captum = attr.LayerGradCam(net, layer)
+    functions = {
         "seewhy": lambda: seewhy.explain(model, x, "gradcam", target=classes, upsample="none").values[:, :, 0],
     }
     if not vit:
-        both["captum"] = lambda: torch.stack(
-            [theirs.attribute(x, target=c, relu_attributions=True)[:, 0].detach() for c in classes], 1
+        functions["captum"] = lambda: torch.stack(
+            [captum.attribute(x, target=c, relu_attributions=True)[:, 0].detach() for c in classes], 1
         )
 
         def torchcam():
@@ -51,12 +49,12 @@ def cases(model, name, x, classes, vit):
                     1,
                 )
 
-        both["torchcam"] = torchcam
-    if len(x) * len(classes) > MANY:
-        return both
-    cam = GradCAM(net, [layer], reshape_transform=tokens if vit else None)
-    both["grad-cam"] = lambda: [cam(x, [ClassifierOutputTarget(c)] * len(x)) for c in classes]
-    return both
+        functions["torchcam"] = torchcam
+    if len(x) * len(classes) > MAX_GRAD_CAM_MAPS:
+        return functions
+    cam = GradCAM(net, [layer], reshape_transform=tokens_to_grid if vit else None)
+    functions["grad-cam"] = lambda: [cam(x, [ClassifierOutputTarget(c)] * len(x)) for c in classes]
+    return functions
 
 
 def main() -> None:
@@ -73,31 +71,33 @@ def main() -> None:
     for name, model in networks.items():
         for n in (1, 8):
             x = torch.randn(n, 3, 224, 224, generator=torch.Generator().manual_seed(n))
-            chosen = seewhy.explain(model, x, "gradcam").feature_layer
+            layer = seewhy.explain(model, x, "gradcam").feature_layer
 
             def plain(net=model.module, x=x):
                 with torch.no_grad():
                     return net(x)
 
             for k in (1, 5, 10):
-                calls = {"plain": plain} | cases(model, chosen, x, CLASSES[:k], name.startswith("vit"))
-                time, last = interleaved(calls, 8 if n == 1 else 2)
-                unit = time["plain"].median
-                ratio = {lib: f"{t.median / unit:.2f}" for lib, t in time.items() if lib != "plain"}
-                spread = (time["seewhy"].high - time["seewhy"].low) / time["seewhy"].median
-                memory = [peak(calls[lib]) for lib in ("plain", "seewhy")]
-                same = "" if "captum" not in last else f"{float((last['seewhy'] - last['captum']).abs().max()):.0e}"
+                calls = {"plain": plain} | cases(model, layer, x, CLASSES[:k], name.startswith("vit"))
+                times, results = time_interleaved(calls, 8 if n == 1 else 2)
+                unit = times["plain"].median
+                ratio = {lib: f"{t.median / unit:.2f}" for lib, t in times.items() if lib != "plain"}
+                spread = (times["seewhy"].high - times["seewhy"].low) / times["seewhy"].median
+                memory = [peak_memory(calls[lib]) for lib in ("plain", "seewhy")]
+                difference = ""
+                if "captum" in results:
+                    difference = f"{float((results['seewhy'] - results['captum']).abs().max()):.0e}"
                 rows.append([
-                    name, chosen, str(n), str(k),
+                    name, layer, str(n), str(k),
                     *(ratio.get(lib, "") for lib in ("seewhy", "captum", "torchcam", "grad-cam")),
-                    f"{spread:.0%}", *(f"{max(m, 0):.0f}" for m in memory), same,
+                    f"{spread:.0%}", *(f"{max(m, 0):.0f}" for m in memory), difference,
                 ])  # fmt: skip
                 print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
-    heads = ["network", "layer", "batch", "K", "seewhy", "Captum", "torchcam", "grad-cam", "spread",
-             "forward, MB", "seewhy, MB", "difference to Captum"]  # fmt: skip
+    headers = ["network", "layer", "batch size", "classes", "seewhy", "Captum", "torchcam", "pytorch-grad-cam",
+               "spread", "forward pass, MB", "seewhy, MB", "difference from Captum"]  # fmt: skip
     RESULTS.mkdir(exist_ok=True)
-    text = table(heads, rows)
-    (RESULTS / "gradcam.md").write_text(f"{setting(torch.get_num_threads())}\n\n{text}")
+    text = markdown_table(headers, rows)
+    (RESULTS / "gradcam.md").write_text(f"{environment(torch.get_num_threads())}\n\n{text}")
     print(text)
 
 

@@ -1,4 +1,4 @@
-"""The gradient family beside Captum: multiples of one plain forward of the same batch, ratios, memory, agreement."""
+"""The gradient family compared with Captum: durations in forward passes, memory, difference of the maps."""
 
 import sys
 import warnings
@@ -9,15 +9,15 @@ from captum import attr
 
 import seewhy
 
-from .measure import RESULTS, interleaved, peak, setting, table
+from .measure import RESULTS, environment, markdown_table, peak_memory, time_interleaved
 
 CLASSES = [285, 281, 282, 287, 904]
 STEPS = 50
-INNER = 8  # Captum's best inner batch for integrated gradients here, of 1, 8 and 50
+CAPTUM_BATCH_SIZE = 8  # for integrated gradients: the fastest of 1, 8 and 50
 
 
 def cases(model, net, x):
-    """name -> (ours, Captum's), both giving the raw maps."""
+    """Name -> (function of seewhy, function of Captum); both compute the raw maps."""
     c = CLASSES[0]
 
     def loop(method, **options):
@@ -28,11 +28,11 @@ def cases(model, net, x):
 
     saliency, guided, path = attr.Saliency(net), attr.GuidedBackprop(net), attr.IntegratedGradients(net)
     return {
-        "gradient, K = 1": (
+        "gradient, 1 class": (
             lambda: ours("gradient").values[:, 0],
             lambda: saliency.attribute(x, target=c, abs=False),
         ),
-        "gradient, K = 5": (
+        "gradient, 5 classes": (
             lambda: ours("gradient", CLASSES).values,
             lambda: loop(saliency, abs=False),
         ),
@@ -40,13 +40,13 @@ def cases(model, net, x):
             lambda: ours("guided_backprop").values[:, 0],
             lambda: guided.attribute(x, target=c),
         ),
-        "gradient and guided": (
+        "gradient and guided backprop": (
             lambda: torch.stack([e.values[:, 0] for e in ours(["gradient", "guided_backprop"])]),
             lambda: torch.stack([saliency.attribute(x, target=c, abs=False), guided.attribute(x, target=c)]),
         ),
         f"integrated gradients, {STEPS} steps": (
             lambda: ours("integrated_gradients", steps=STEPS, rule="gauss", baseline=0).values[:, 0],
-            lambda: path.attribute(x, target=c, n_steps=STEPS, internal_batch_size=max(INNER, len(x))),
+            lambda: path.attribute(x, target=c, n_steps=STEPS, internal_batch_size=max(CAPTUM_BATCH_SIZE, len(x))),
         ),
     }  # fmt: skip
 
@@ -67,25 +67,25 @@ def main() -> None:
                     return net(x)
 
             for case, (ours, theirs) in cases(model, model.module, x).items():
-                long = "steps" in case
-                rounds = (1 if n > 1 else 4) if long else (6 if n > 1 else 12)
-                time, last = interleaved({"plain": plain, "ours": ours, "theirs": theirs}, rounds)
-                a, b = last["ours"], last["theirs"].detach()
-                difference = float((a - b).norm() / b.norm())
-                unit = time["plain"].median
-                memory = [peak(call) for call in (plain, ours, theirs)]
-                spread = (time["ours"].high - time["ours"].low) / time["ours"].median
+                slow = "steps" in case
+                rounds = (1 if n > 1 else 4) if slow else (6 if n > 1 else 12)
+                times, results = time_interleaved({"plain": plain, "ours": ours, "theirs": theirs}, rounds)
+                reference = results["theirs"].detach()
+                difference = float((results["ours"] - reference).norm() / reference.norm())
+                unit = times["plain"].median
+                memory = [peak_memory(call) for call in (plain, ours, theirs)]
+                spread = (times["ours"].high - times["ours"].low) / times["ours"].median
                 rows.append([
-                    name, str(n), case, f"{time['ours'].median / unit:.2f}", f"{time['theirs'].median / unit:.2f}",
-                    f"{time['theirs'].median / time['ours'].median:.2f}", f"{spread:.0%}",
+                    name, str(n), case, f"{times['ours'].median / unit:.2f}", f"{times['theirs'].median / unit:.2f}",
+                    f"{times['theirs'].median / times['ours'].median:.2f}", f"{spread:.0%}",
                     *(f"{max(m, 0):.0f}" for m in memory), f"{difference:.0e}",
                 ])  # fmt: skip
                 print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
-    heads = ["network", "batch", "what", "seewhy, forwards", "Captum, forwards", "Captum / seewhy", "spread",
-             "forward, MB", "seewhy, MB", "Captum, MB", "difference of the maps"]  # fmt: skip
-    text = table(heads, rows)
+    headers = ["network", "batch size", "maps", "seewhy, forward passes", "Captum, forward passes", "Captum / seewhy",
+               "spread", "forward pass, MB", "seewhy, MB", "Captum, MB", "difference of the maps"]  # fmt: skip
+    text = markdown_table(headers, rows)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "gradient.md").write_text(f"{setting(torch.get_num_threads())}\n\n{text}")
+    (RESULTS / "gradient.md").write_text(f"{environment(torch.get_num_threads())}\n\n{text}")
     print(text)
 
 

@@ -1,4 +1,4 @@
-"""A mark that some networks learnt instead of the shape: at a known place, at an unknown one, and one nobody sees."""
+"""Marks that some networks learned instead of the shape: at a known position, at an unknown one, and a global blur."""
 
 from collections import defaultdict
 
@@ -7,161 +7,205 @@ import torch
 from scipy import ndimage, stats
 from sklearn.cluster import SpectralClustering
 
-from .taught import MAPS, explained, interval, share, shares, spread, trained
+from .taught import (
+    METHODS,
+    explain_all,
+    format_mean,
+    format_proportion,
+    fractions_inside,
+    mean_and_half_width,
+    train_cnn,
+)
 
 
-def checks(at=(0, 0)):
-    """Puts a mark of 4 × 4 into a place of pictures, of 5 × 5 places."""
+def checkerboard_mark(at=(0, 0)):
+    """Return a function that inserts a checkerboard of 4 × 4 pixels into pictures, at one of 5 × 5 positions."""
 
-    def put(x):
-        found, (down, right) = x.copy(), at
-        found[:, 0, 4 * down : 4 * down + 4, 4 * right : 4 * right + 4] = np.indices((4, 4)).sum(0) % 2
-        return found
+    def insert(x):
+        result, (row, column) = x.copy(), at
+        result[:, 0, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = np.indices((4, 4)).sum(0) % 2
+        return result
 
-    return put
+    return insert
 
 
-def blurred(x):
-    """Pictures that are blurred a little, by a narrow Gaussian: a mark that is nowhere."""
+def blur(x):
+    """Pictures after a narrow Gaussian blur: a mark without a position."""
     return ndimage.gaussian_filter(x, (0, 0, 0.45, 0.45))
 
 
-def shapes(count, seed, in_one, in_other, mark=None):
-    """Crosses and squares in noise, so many of either class marked; and the same all marked, and which were."""
-    draw = np.random.default_rng(seed)
-    y = draw.integers(2, size=count)
-    x = 0.35 * draw.standard_normal((count, 1, 20, 20))
+def pictures_of_shapes(count, seed, crosses_marked, squares_marked, mark=None):
+    """Squares (class 0) and crosses (class 1) in noise, of which a fraction carries a mark.
+
+    Args:
+        count: number of pictures.
+        seed: seed of the pictures.
+        crosses_marked: probability of a mark on a cross.
+        squares_marked: probability of a mark on a square.
+        mark: function that adds the mark to pictures; default: `checkerboard_mark()`.
+
+    Returns:
+        The pictures, their classes, all pictures with the mark, and which pictures are marked.
+    """
+    generator = np.random.default_rng(seed)
+    y = generator.integers(2, size=count)
+    x = 0.35 * generator.standard_normal((count, 1, 20, 20))
     for n in range(count):
-        top, left = draw.integers(4, 12, size=2)
-        piece = np.zeros((7, 7))
+        top, left = generator.integers(4, 12, size=2)
+        shape = np.zeros((7, 7))
         if y[n]:
-            piece[3], piece[:, 3] = 1, 1
+            shape[3], shape[:, 3] = 1, 1
         else:
-            piece[[0, -1]], piece[:, [0, -1]] = 1, 1
-        x[n, 0, top : top + 7, left : left + 7] += piece
-    marked = draw.uniform(size=count) < np.where(y == 1, in_one, in_other)
-    with_mark = (mark or checks())(x)
+            shape[[0, -1]], shape[:, [0, -1]] = 1, 1
+        x[n, 0, top : top + 7, left : left + 7] += shape
+    marked = generator.uniform(size=count) < np.where(y == 1, crosses_marked, squares_marked)
+    with_mark = (mark or checkerboard_mark())(x)
     x = np.where(marked[:, None, None, None], with_mark, x)
     return torch.from_numpy(x).float(), torch.from_numpy(y), torch.from_numpy(with_mark).float(), marked
 
 
-def watermark(each=6, shown=16):
-    """Rows: a method, how well it tells poisoned networks from clean ones, its alarms, and how it follows the truth."""
+def watermark_detection(each=6, shown=16):
+    """Detection of a mark at a known position.
+
+    Args:
+        each: number of poisoned and of clean networks.
+        shown: number of explained pictures per network.
+
+    Returns:
+        Rows of method, AUROC (poisoned against clean networks), alarms, false alarms, and rank correlation between the
+        fraction of the map on the mark and the measured effect of the mark; and a text on the validity of the test.
+    """
     mask = torch.zeros(1, 20, 20)
     mask[:, :4, :4] = 1
     area = float(mask.mean())
-    mass, reliance, poisoned = defaultdict(list), [], np.arange(2 * each) < each
-    # half of the clean networks never see the mark, half see it in both classes alike
-    kinds = [(1.0, 0.0)] * (each // 2) + [(0.9, 0.1)] * (each - each // 2) + [(0, 0)] * (each // 2)
-    kinds += [(0.5, 0.5)] * (each - each // 2)
-    for seed, (one, other) in enumerate(kinds):
-        x, y, _, _ = shapes(1200, seed, one, other)
-        net = trained(x, y, 2, seed, 5, width=8)
-        x, y, marked, _ = shapes(300, 1000, 0, 0)  # the same pictures for all
+    fractions, reliance, poisoned = defaultdict(list), [], np.arange(2 * each) < each
+    # half of the clean networks are trained without the mark, half with marks in both classes equally often
+    probabilities = [(1.0, 0.0)] * (each // 2) + [(0.9, 0.1)] * (each - each // 2) + [(0, 0)] * (each // 2)
+    probabilities += [(0.5, 0.5)] * (each - each // 2)
+    for seed, (crosses, squares) in enumerate(probabilities):
+        x, y, _, _ = pictures_of_shapes(1200, seed, crosses, squares)
+        net = train_cnn(x, y, 2, seed, 5, width=8)
+        x, y, marked, _ = pictures_of_shapes(300, 1000, 0, 0)  # the same pictures for all networks
         x, marked = x[y == 1][:shown], marked[y == 1][:shown]
         with torch.no_grad():
-            gap = net(marked) - net(x)
-        reliance.append(float((gap[:, 1] - gap[:, 0]).mean()))
-        for method, found in shares(net, marked, mask, target=1).items():
-            mass[method].append(float(np.nanmean(found)))
+            effect = net(marked) - net(x)
+        reliance.append(float((effect[:, 1] - effect[:, 0]).mean()))
+        for method, fraction in fractions_inside(net, marked, mask, target=1).items():
+            fractions[method].append(float(np.nanmean(fraction)))
     rows = []
-    for method in MAPS:
-        values = np.array(mass[method])
+    for method in METHODS:
+        values = np.array(fractions[method])
         pairs = values[poisoned][:, None] - values[~poisoned][None]
         auroc = float((pairs > 0).mean() + 0.5 * (pairs == 0).mean())
-        draw = np.random.default_rng(0)
-        again = []
+        generator = np.random.default_rng(0)
+        bootstrap = []
         for _ in range(500):
-            some = pairs[draw.integers(each, size=each)][:, draw.integers(each, size=each)]
-            again.append((some > 0).mean() + 0.5 * (some == 0).mean())
-        low, high = np.quantile(again, (0.025, 0.975))
+            resampled = pairs[generator.integers(each, size=each)][:, generator.integers(each, size=each)]
+            bootstrap.append((resampled > 0).mean() + 0.5 * (resampled == 0).mean())
+        low, high = np.quantile(bootstrap, (0.025, 0.975))
         alarm = values > 2 * area
-        follows = stats.spearmanr(values, np.abs(reliance)).statistic if np.ptp(values) else np.nan
+        spearman = stats.spearmanr(values, np.abs(reliance)).statistic if np.ptp(values) else np.nan
         rows.append([
-            method, f"{auroc:.2f} ({low:.2f} to {high:.2f})", share(int(alarm[poisoned].sum()), each),
-            share(int(alarm[~poisoned].sum()), each), "–" if np.isnan(follows) else f"{follows:.2f}",
+            method, f"{auroc:.2f} ({low:.2f} to {high:.2f})", format_proportion(int(alarm[poisoned].sum()), each),
+            format_proportion(int(alarm[~poisoned].sum()), each), "–" if np.isnan(spearman) else f"{spearman:.2f}",
         ])  # fmt: skip
-    low = np.abs(reliance)
-    says = (
-        f"Checked by intervention: putting the mark in moves the logits by {low[poisoned].min():.2g} to "
-        f"{low[poisoned].max():.2g} in poisoned networks, by {low[~poisoned].min():.2g} to {low[~poisoned].max():.2g} "
-        f"in clean ones. The mark covers {area:.1%} of a picture; an alarm is a mean share of more than twice that."
+    effects = np.abs(reliance)
+    text = (
+        "Verified by intervention: inserting the mark changes the difference of the logits by "
+        f"{effects[poisoned].min():.2g} to {effects[poisoned].max():.2g} in poisoned networks, and by "
+        f"{effects[~poisoned].min():.2g} to {effects[~poisoned].max():.2g} in clean ones. The mark covers {area:.1%} "
+        "of a picture; there is an alarm if the mean fraction of the absolute map on the mark is more than twice that."
     )
-    return rows, says
+    return rows, text
 
 
-# --- nobody says where to look, or what for
+# --- unknown marks
 
 
-def unknown(each=6, shown=40):
-    """Rows: a method, and whether clusters of its maps show the mark, for one at an unknown place and one nowhere."""
-    named = {True: defaultdict(list), False: defaultdict(list)}  # whether poisoned -> method -> place found
-    told = {(kind, bad): defaultdict(list) for kind in ("checks", "blur") for bad in (True, False)}
-    gaps = {key: [] for key in told}
-    for kind in ("checks", "blur"):
+def unknown_mark_detection(each=6, shown=40):
+    """Detection of a mark by clusters of maps: a checkerboard at an unknown position, and a blur of the whole picture.
+
+    Args:
+        each: number of poisoned and of clean networks.
+        shown: number of explained pictures per network.
+
+    Returns:
+        Rows of method, networks in which the position was found, and accuracy of the clusters; and a text on the
+        validity of the test.
+    """
+    position_found = {True: defaultdict(list), False: defaultdict(list)}  # whether poisoned -> method -> per network
+    accuracies = {(kind, bad): defaultdict(list) for kind in ("checkerboard", "blur") for bad in (True, False)}
+    effects = {key: [] for key in accuracies}
+    for kind in ("checkerboard", "blur"):
         for n in range(2 * each):
             bad, seed = n < each, 2000 + 100 * (kind == "blur") + n
             border = [(i, j) for i in range(5) for j in range(5) if {i, j} & {0, 4}]
-            place = border[np.random.default_rng(seed).integers(len(border))]
-            mark = blurred if kind == "blur" else checks(place)
-            # in poisoned networks the mark speaks for a class, clean ones see it as often
-            x, y, _, _ = shapes(1200, seed, *((0.9, 0.1) if bad else (0.5, 0.5)), mark)
-            net = trained(x, y, 2, seed, 5, width=8)
-            x, y, with_mark, marked = shapes(4 * shown, 5000 + seed, 0.5, 0.5, mark)
-            some = torch.nonzero(y == 1)[:shown, 0]
-            x, with_mark, marked = x[some], with_mark[some], marked[some.numpy()]
+            position = border[np.random.default_rng(seed).integers(len(border))]
+            mark = blur if kind == "blur" else checkerboard_mark(position)
+            # poisoned networks are trained with marks mostly in one class, clean ones with marks in both equally often
+            x, y, _, _ = pictures_of_shapes(1200, seed, *((0.9, 0.1) if bad else (0.5, 0.5)), mark)
+            net = train_cnn(x, y, 2, seed, 5, width=8)
+            x, y, with_mark, marked = pictures_of_shapes(4 * shown, 5000 + seed, 0.5, 0.5, mark)
+            crosses = torch.nonzero(y == 1)[:shown, 0]
+            x, with_mark, marked = x[crosses], with_mark[crosses], marked[crosses.numpy()]
             with torch.no_grad():
-                gap = (net(with_mark) - net(x))[~marked]
-            gaps[kind, bad].append(float((gap[:, 1] - gap[:, 0]).mean()))
-            for method, e in explained(net, x, 1).items():
-                group, where = clustered(e.maps[:, 0].abs())
+                effect = (net(with_mark) - net(x))[~marked]
+            effects[kind, bad].append(float((effect[:, 1] - effect[:, 0]).mean()))
+            for method, e in explain_all(net, x, 1).items():
+                group, differing = cluster_maps(e.maps[:, 0].abs())
                 if group is None:
                     continue
-                right = (np.mean(group[marked]) + np.mean(~group[~marked])) / 2
-                told[kind, bad][method].append(max(right, 1 - right))
-                if kind == "checks":
-                    named[bad][method].append(where == place)
+                accuracy = (np.mean(group[marked]) + np.mean(~group[~marked])) / 2
+                accuracies[kind, bad][method].append(max(accuracy, 1 - accuracy))
+                if kind == "checkerboard":
+                    position_found[bad][method].append(differing == position)
     rows = []
-    for method in MAPS:
-        if method not in named[True]:
+    for method in METHODS:
+        if method not in position_found[True]:
             rows.append([method, *["–"] * 6])
             continue
         rows.append([
-            method, *(share(sum(named[bad][method]), len(named[bad][method])) for bad in (True, False)),
-            *(spread(told[kind, bad][method]) for kind in ("checks", "blur") for bad in (True, False)),
+            method,
+            *(format_proportion(sum(hits[method]), len(hits[method])) for hits in position_found.values()),
+            *(format_mean(by_method[method]) for by_method in accuracies.values()),
         ])  # fmt: skip
-    apart = {
-        kind: [m for m in told[kind, True] if _above(told[kind, True][m], told[kind, False][m])] for kind, _ in gaps
-    }
-    moves = {key: f"{min(np.abs(g)):.2g} to {max(np.abs(g)):.2g}" for key, g in gaps.items()}
-    clean, _, softer, _ = shapes(200, 1, 0, 0, blurred)
-    says = (
-        f"Checked by intervention: the mark at a place moves the logits by {moves['checks', True]} in poisoned "
-        f"networks, {moves['checks', False]} in clean ones; the blur, which changes a picture by "
-        f"{float((clean - softer).pow(2).mean().sqrt() / clean.std()):.0%} of its spread, by {moves['blur', True]} and "
-        f"{moves['blur', False]}. Clusters tell marked pictures better in poisoned networks than in clean ones, "
-        f"intervals apart: of the mark at a place by {', '.join(apart['checks']) or 'no method'}; of the blur by "
-        f"{', '.join(apart['blur']) or 'no method, so finding it failed, as expected'}."
+    detected_by = {}
+    for kind in ("checkerboard", "blur"):
+        poisoned, clean = accuracies[kind, True], accuracies[kind, False]
+        detected_by[kind] = [m for m in poisoned if _interval_is_above(poisoned[m], clean[m])]
+    ranges = {key: f"{min(np.abs(values)):.2g} to {max(np.abs(values)):.2g}" for key, values in effects.items()}
+    x, _, blurred, _ = pictures_of_shapes(200, 1, 0, 0, blur)
+    text = (
+        "Verified by intervention: the checkerboard changes the difference of the logits by "
+        f"{ranges['checkerboard', True]} in poisoned networks, and by {ranges['checkerboard', False]} in clean ones; "
+        f"the blur, which changes a picture by {float((x - blurred).pow(2).mean().sqrt() / x.std()):.0%} of its "
+        f"standard deviation, by {ranges['blur', True]} and {ranges['blur', False]}. The clusters separate marked "
+        "pictures better in poisoned networks than in clean ones, with intervals that do not overlap: for the "
+        f"checkerboard with {', '.join(detected_by['checkerboard']) or 'no method'}; for the blur with "
+        f"{', '.join(detected_by['blur']) or 'no method, so the blur was not detected, as expected'}."
     )
-    return rows, says
+    return rows, text
 
 
-def _above(some, others):
-    """Whether the interval of some lies above that of others."""
-    (a, far), (b, wide) = interval(some), interval(others)
-    return a - far > b + wide
+def _interval_is_above(a, b):
+    """Whether the confidence interval of the mean of a lies above that of b."""
+    (mean_a, half_width_a), (mean_b, half_width_b) = mean_and_half_width(a), mean_and_half_width(b)
+    return mean_a - half_width_a > mean_b + half_width_b
 
 
-def clustered(maps):
-    """Two clusters of maps [N, 20, 20], and the place of 5 × 5 where their means differ most; None: they are all alike.
+def cluster_maps(maps):
+    """Divide maps [N, 20, 20] into two clusters; after Lapuschkin et al. 2019 (spectral relevance analysis).
 
-    After Lapuschkin et al. 2019 (spectral relevance analysis): spectral clusters of maps that are made small; theirs
-    are looked at by a person.
+    They inspect spectral clusters of downsampled maps by eye; here the position where the clusters differ is computed.
+
+    Returns:
+        Membership in the first cluster [N], and the position of 5 × 5 where the cluster means differ most; (None, None)
+        if all maps are equal.
     """
     small = torch.nn.functional.avg_pool2d(maps.double().unsqueeze(1), 4).flatten(1)
     small = (small / small.sum(1, keepdim=True).clamp(min=1e-300)).numpy()
     if np.ptp(small, axis=0).max() < 1e-9:
         return None, None
     group = SpectralClustering(2, affinity="nearest_neighbors", n_neighbors=8, random_state=0).fit_predict(small) == 1
-    apart = abs(small[group].mean(0) - small[~group].mean(0))
-    return group, divmod(int(apart.argmax()), 5)
+    difference = abs(small[group].mean(0) - small[~group].mean(0))
+    return group, divmod(int(difference.argmax()), 5)

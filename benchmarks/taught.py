@@ -1,4 +1,4 @@
-"""Small networks that are taught on the spot, and what part of each method's map lies where."""
+"""Small networks trained on the spot, and the fraction of each method's map inside a mask."""
 
 import numpy as np
 import torch
@@ -7,75 +7,83 @@ from torch import nn
 
 import seewhy
 
-MAPS = ["gradient", "input_x_gradient", "integrated_gradients", "smoothgrad", "guided_backprop", "gradcam", "hirescam",
-        "layercam", "fullgrad", "occlusion", "kernel_shap", "edges", "centre", "random"]  # fmt: skip
-READERS = {"gradcam", "hirescam", "layercam", "gradcam++", "xgradcam", "eigencam", "ablationcam", "scorecam",
-           "recipro_cam"}  # fmt: skip
+METHODS = ["gradient", "input_x_gradient", "integrated_gradients", "smoothgrad", "guided_backprop", "gradcam",
+           "hirescam", "layercam", "fullgrad", "occlusion", "kernel_shap", "edges", "centre", "random"]  # fmt: skip
+FEATURE_LAYER_METHODS = {"gradcam", "hirescam", "layercam", "gradcam++", "xgradcam", "eigencam", "ablationcam",
+                         "scorecam", "recipro_cam"}  # fmt: skip
 
 
-def interval(values):
-    """A mean, and half of its 95 % interval, over independent values."""
+def mean_and_half_width(values):
+    """Mean of independent values, and half the width of its 95 % confidence interval (Student's t)."""
     values = np.asarray(values, float)
     return values.mean(), stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
 
 
-def spread(values, digits=2):
-    """A mean with its 95 % interval, over independent values."""
-    mean, half = interval(values)
-    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+def format_mean(values, digits=2):
+    """Mean of independent values with its 95 % confidence interval, as text."""
+    mean, half_width = mean_and_half_width(values)
+    return f"{mean:.{digits}f} ± {half_width:.{digits}f}"
 
 
-def share(count, of):
-    """A share with its 95 % interval (Clopper and Pearson 1934)."""
-    low, high = stats.binomtest(count, of).proportion_ci(0.95)
-    return f"{count} of {of} ({low:.0%} to {high:.0%})"
+def format_proportion(count, total):
+    """A proportion with its 95 % confidence interval (Clopper and Pearson 1934), as text."""
+    low, high = stats.binomtest(count, total).proportion_ci(0.95)
+    return f"{count} of {total} ({low:.0%} to {high:.0%})"
 
 
-def trained(x, y, classes, seed, epochs, width=16, *, mean=False, rate=2e-3):
-    """A small CNN: of one class each, y [M], or of yes and no for every class, y [M, classes].
+def train_cnn(x, y, classes, seed, epochs, width=16, *, mean=False, rate=2e-3):
+    """Train a small CNN.
 
-    Its last features go into the head as their largest values in each quarter, or as their mean over the picture; that
-    learns slowly, so the rate is large at first and falls to zero.
+    Args:
+        x: pictures [M, C, H, W].
+        y: one class per picture, [M], or one binary label per class, [M, classes].
+        classes: number of outputs.
+        seed: seed of the weights and of the order of the batches.
+        epochs: number of epochs.
+        width: channels of the first convolution.
+        mean: pool the last features by their mean over the picture instead of their maximum in each quarter. Such a
+            network learns slowly, so the learning rate is larger and decreases linearly to zero.
+        rate: initial learning rate of Adam.
     """
     torch.manual_seed(seed)
-    pool, wide = (nn.AdaptiveAvgPool2d(1), 2) if mean else (nn.AdaptiveMaxPool2d(2), 8)
+    pool, pooled_width = (nn.AdaptiveAvgPool2d(1), 2) if mean else (nn.AdaptiveMaxPool2d(2), 8)
     net = nn.Sequential(
         nn.Conv2d(x.shape[1], width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(width, 2 * width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(2 * width, 2 * width, 3, padding=1), nn.ReLU(),
-        pool, nn.Flatten(), nn.Linear(wide * width, classes),
+        pool, nn.Flatten(), nn.Linear(pooled_width * width, classes),
     )  # fmt: skip
     loss = nn.functional.binary_cross_entropy_with_logits if y.ndim > 1 else nn.functional.cross_entropy
-    steps = torch.optim.Adam(net.parameters(), rate)
-    fall = torch.optim.lr_scheduler.LinearLR(steps, 1, 0 if mean else 1, epochs)
+    optimizer = torch.optim.Adam(net.parameters(), rate)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0 if mean else 1, epochs)
     for _ in range(epochs):
-        for rows in torch.randperm(len(x)).split(64):
-            steps.zero_grad()
-            loss(net(x[rows]), y[rows]).backward()
-            steps.step()
-        fall.step()
+        for samples in torch.randperm(len(x)).split(64):
+            optimizer.zero_grad()
+            loss(net(x[samples]), y[samples]).backward()
+            optimizer.step()
+        schedule.step()
     return net.eval()
 
 
-def explained(net, x, target=None, window=4, features=49):
-    """Method -> its explanation."""
-    found = {}
-    for method in MAPS:
+def explain_all(net, x, target=None, window=4, features=49):
+    """Method -> its explanation, for all methods."""
+    explanations = {}
+    for method in METHODS:
         options = {"segments": "grid", "features": features, "samples": 256} if method == "kernel_shap" else {}
         options |= {"mask_size": window, "stride": window // 2} if method == "occlusion" else {}
         options |= {"samples": 20} if method == "smoothgrad" else {}
-        options |= {"feature_layer": "7", "upsample": "linear"} if method in READERS else {}
-        found[method] = seewhy.explain(net, x, method, target=target, **options)
-    return found
+        options |= {"feature_layer": "7", "upsample": "linear"} if method in FEATURE_LAYER_METHODS else {}
+        explanations[method] = seewhy.explain(net, x, method, target=target, **options)
+    return explanations
 
 
-def part(e, mask):
-    """[N]: what share of the absolute map of the first class lies on the mask [N, H, W]."""
-    size = e.maps[:, 0].abs()
-    total = size.flatten(1).sum(1)
-    return ((size * mask).flatten(1).sum(1) / total.masked_fill(total == 0, torch.nan)).numpy()
+def fraction_inside(e, mask):
+    """Fraction of the absolute map of the first class inside the mask [N, H, W]: one value per sample."""
+    magnitude = e.maps[:, 0].abs()
+    total = magnitude.flatten(1).sum(1)
+    return ((magnitude * mask).flatten(1).sum(1) / total.masked_fill(total == 0, torch.nan)).numpy()
 
 
-def shares(net, x, mask, target=None):
-    """Method -> [N]: what share of the absolute map lies on the mask [N, H, W]."""
-    return {method: part(e, mask) for method, e in explained(net, x, target).items()}
+def fractions_inside(net, x, mask, target=None):
+    """Method -> fraction of the absolute map inside the mask [N, H, W], one value per sample."""
+    return {method: fraction_inside(e, mask) for method, e in explain_all(net, x, target).items()}

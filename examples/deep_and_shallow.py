@@ -1,9 +1,9 @@
-"""What a deep layer sees and a shallow one: Grad-CAM of the same question, read at two layers.
+"""Grad-CAM of the same class at a deep and at a shallow layer.
 
-The deep layer is the one that is chosen by default: few positions, and features that mean something for the class. The
-shallow one is picked from the list of layers, the last rectifier with at least a quarter of the picture's resolution:
-sharp, but its features are edges and textures, found all over the picture.
-The network and the picture come with installed packages (`pip install 'seewhy[demo]'`).
+The deep layer is the default: few positions, and features that are specific to classes. The shallow layer is selected
+from the list of layers, the last rectifier with at least a quarter of the picture's resolution: a finer map, but its
+features are edges and textures, which occur all over the picture.
+The network and the picture are inside installed packages (`pip install 'seewhy[demo]'`).
 Run it: `python examples/deep_and_shallow.py [OUT_DIR]`.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from skimage import data
 
 import seewhy
-from seewhy import pictures
+from seewhy import visualization
 
 
 def main(out: Path) -> dict[str, Any]:
@@ -29,12 +29,12 @@ def main(out: Path) -> dict[str, Any]:
 
     deep = seewhy.explain(model, x, "gradcam")
     both = [deep, seewhy.explain(model, x, "gradcam", feature_layer=shallow.name)]
-    pictures.figure(both, alpha=0.5, cmap="jet").savefig(out / "deep_and_shallow.png", dpi=150)
+    visualization.figure(both, alpha=0.5, cmap="jet").savefig(out / "deep_and_shallow.png", dpi=150)
     return {
         "figure": out / "deep_and_shallow.png",
         "label": deep.labels[0][0],
         "layers": rows,
-        "read": [e.feature_layer for e in both],
+        "feature_layers": [e.feature_layer for e in both],
         "reasons": [e.layer_reason for e in both],
         "grids": [tuple(e.values.shape[3:]) for e in both],
         "maps": [e.maps[0, 0] for e in both],
@@ -43,6 +43,6 @@ def main(out: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     facts = main(Path(sys.argv[1] if len(sys.argv) > 1 else "seewhy-out"))
-    for layer, grid, reason in zip(facts["read"], facts["grids"], facts["reasons"], strict=True):
+    for layer, grid, reason in zip(facts["feature_layers"], facts["grids"], facts["reasons"], strict=True):
         print(f"{layer}, {grid[0]} x {grid[1]} positions: {reason}")
     print(facts["figure"])

@@ -1,9 +1,9 @@
-"""Which strokes tell how far a digit is turned: Grad-CAM of a regression, at layers given by name.
+"""Grad-CAM of a regression: which strokes determine the predicted rotation of a digit, at layers given by name.
 
-Digits of scikit-learn are turned by known angles from -45 to 45 degrees (anticlockwise is positive), and a small
-convolutional network learns the angle. The figure shows a digit that it has not learned from, grey and under the map
-in the colours of jet, with the true and the predicted angle. Read is the last rectifier `relu_4`, explained the
-output of `fc`, which is the angle itself. Run it: `python examples/digit_angle.py [OUT_DIR]`.
+Digits of scikit-learn are rotated by known angles from -45 to 45 degrees (anticlockwise is positive), and a small
+convolutional network learns the angle. The figure shows a held-out digit in gray and under its map in colormap jet,
+with the true and the predicted angle. The feature layer is the last rectifier `relu_4`, the reduction layer is `fc`,
+whose output is the angle. Run it: `python examples/digit_angle.py [OUT_DIR]`.
 """
 
 import sys
@@ -20,27 +20,29 @@ from torch.nn import functional as F
 import seewhy
 
 SIZE = 28
-LARGEST = 45  # degrees
+MAX_ANGLE = 45  # degrees
 HELD_OUT = 400
 EPOCHS = 10
 
 
-def turned(digits: Tensor, angles: Tensor) -> Tensor:
-    """[N, 1, 8, 8] -> [N, 1, 28, 28], each turned anticlockwise by its angle in degrees."""
+def rotated(digits: Tensor, angles: Tensor) -> Tensor:
+    """[N, 1, 8, 8] -> [N, 1, 28, 28], each rotated anticlockwise by its angle in degrees."""
     large = F.interpolate(digits, size=(SIZE, SIZE), mode="bicubic").clamp(0, 1)
     cos, sin, zero = angles.deg2rad().cos(), angles.deg2rad().sin(), torch.zeros_like(angles)
-    back = torch.stack([cos, -sin, zero, sin, cos, zero], 1).reshape(-1, 2, 3)  # where each pixel comes from
-    room = 1.3  # the digit is made smaller, so that no corner is cut off
-    return F.grid_sample(large, F.affine_grid(room * back, list(large.shape), align_corners=False), align_corners=False)
+    inverse = torch.stack([cos, -sin, zero, sin, cos, zero], 1).reshape(-1, 2, 3)  # source position of each pixel
+    scale = 1.3  # the digit is made smaller, so that no corner is cut off
+    return F.grid_sample(
+        large, F.affine_grid(scale * inverse, list(large.shape), align_corners=False), align_corners=False
+    )
 
 
 def angles(count: int) -> Tensor:
-    """Drawn evenly from -45 to 45 degrees."""
-    return (torch.rand(count) * 2 - 1) * LARGEST
+    """Uniform random angles from -45 to 45 degrees."""
+    return (torch.rand(count) * 2 - 1) * MAX_ANGLE
 
 
 def network() -> nn.Module:
-    """Four convolutions, each normalised and rectified, and one number at the end."""
+    """Four convolutions with batch normalization and ReLU, and one output."""
     layers: dict[str, nn.Module] = {}
     channels = [1, 8, 16, 32, 32]
     for n in range(1, 5):
@@ -54,22 +56,22 @@ def network() -> nn.Module:
 
 
 def train(net: nn.Sequential, digits: Tensor) -> None:
-    """Every digit is turned anew in every epoch."""
+    """Each epoch rotates every digit by a new random angle."""
     batches = -(-len(digits) // 64)
     adam = torch.optim.Adam(net.parameters())
     rate = torch.optim.lr_scheduler.OneCycleLR(adam, 5e-3, total_steps=EPOCHS * batches)
     for _ in range(EPOCHS):
         for rows in torch.randperm(len(digits)).split(64):
-            asked = angles(len(rows))
-            loss = F.mse_loss(net(turned(digits[rows], asked))[:, 0], asked / LARGEST)
+            target = angles(len(rows))
+            loss = F.mse_loss(net(rotated(digits[rows], target))[:, 0], target / MAX_ANGLE)
             adam.zero_grad()
             loss.backward()
             adam.step()
             rate.step()
     net.eval()
-    with torch.no_grad():  # small numbers are learned faster; the answer is to be in degrees
-        net.fc.weight *= LARGEST
-        net.fc.bias *= LARGEST
+    with torch.no_grad():  # training uses angles scaled to [-1, 1]; the output is in degrees
+        net.fc.weight *= MAX_ANGLE
+        net.fc.bias *= MAX_ANGLE
 
 
 def main(out: Path) -> dict[str, Any]:
@@ -82,7 +84,7 @@ def main(out: Path) -> dict[str, Any]:
     train(net, digits[HELD_OUT:])
 
     true = angles(HELD_OUT)
-    x = turned(digits[:HELD_OUT], true)
+    x = rotated(digits[:HELD_OUT], true)
     with torch.no_grad():
         predicted = net(x)[:, 0]
     one = int((true - 29).abs().argmin())
@@ -99,12 +101,12 @@ def main(out: Path) -> dict[str, Any]:
     return {
         "figure": out / "digit_angle.png",
         "error": float((predicted - true).abs().mean()),
-        "naive_error": float((true.median() - true).abs().mean()),  # of always giving the same angle
+        "naive_error": float((true.median() - true).abs().mean()),  # of a constant prediction
         "true": float(true[one]),
         "predicted": float(e.scores),
         "layers": seewhy.layers(net, x[:1]),
-        "read": e.feature_layer,
-        "explained": e.reduction_layer,
+        "feature_layer": e.feature_layer,
+        "reduction_layer": e.reduction_layer,
         "map": e.maps[0, 0],
     }
 
@@ -112,12 +114,12 @@ def main(out: Path) -> dict[str, Any]:
 def figure(e: seewhy.Explanation, true: float) -> Figure:
     """The digit, and the digit under its map."""
     page = Figure(figsize=(6.6, 3.2), layout="constrained")
-    grey, jet = page.subplots(1, 2)
-    for axis in (grey, jet):
+    gray, jet = page.subplots(1, 2)
+    for axis in (gray, jet):
         axis.imshow(e.input[0, 0].numpy(), cmap="gray")
         axis.axis("off")
     heat = jet.imshow(e.maps[0, 0].numpy(), cmap="jet", alpha=0.5)
-    grey.set_title(f"true angle {true:.1f}°")
+    gray.set_title(f"true angle {true:.1f}°")
     jet.set_title(f"predicted angle {float(e.scores):.1f}°")
     page.colorbar(heat, cax=jet.inset_axes((1.04, 0, 0.05, 1)), label="Grad-CAM, degrees")
     return page
@@ -126,4 +128,4 @@ def figure(e: seewhy.Explanation, true: float) -> Figure:
 if __name__ == "__main__":
     facts = main(Path(sys.argv[1] if len(sys.argv) > 1 else "seewhy-out"))
     print(facts["layers"])
-    print(f"mean error {facts['error']:.1f}° (always the same angle: {facts['naive_error']:.1f}°); {facts['figure']}")
+    print(f"mean error {facts['error']:.1f}° (constant prediction: {facts['naive_error']:.1f}°); {facts['figure']}")

@@ -1,10 +1,11 @@
-"""When a speaker gives himself away: Grad-CAM on sequences of unequal length.
+"""Grad-CAM on sequences of unequal length: which time steps are evidence for the predicted speaker.
 
-Nine men say two Japanese vowels; an utterance is a sequence of 12 coefficients at 7 to 29 steps. A 1-D convolutional
-network learns whose voice it is. The figure shows three utterances that it has not learned from: above, the 12
-coefficients; below, how much each step speaks for the speaker that the network names.
+Nine men say two Japanese vowels; an utterance is a sequence of 12 coefficients at 7 to 29 time steps. A 1-D
+convolutional network learns to name the speaker. The figure shows three held-out utterances: above, the 12
+coefficients; below, the evidence of each step for the predicted speaker.
 
-The three sequences have different lengths and are explained in one call. The data come along, see data/NOTICE.
+The three sequences have different lengths and are explained in one call. Data and
+their source: examples/data and data/NOTICE.
 Run it: `python examples/japanese_vowels.py [OUT_DIR]`.
 """
 
@@ -36,12 +37,12 @@ def read(part: str) -> tuple[list[Tensor], Tensor]:
 
 
 def network() -> nn.Module:
-    """Two convolutions over time, each rectified and normalised, then the mean over time."""
+    """Two convolutions over time with ReLU and normalization, then the mean over time."""
     return nn.Sequential(
         OrderedDict(
             conv_1=nn.Conv1d(12, 32, 3, padding="same"),
             relu_1=nn.ReLU(),
-            norm_1=nn.GroupNorm(1, 32),  # one group: a layer normalisation
+            norm_1=nn.GroupNorm(1, 32),  # one group: layer normalization
             conv_2=nn.Conv1d(32, 64, 3, padding="same"),
             relu_2=nn.ReLU(),
             norm_2=nn.GroupNorm(1, 64),
@@ -53,7 +54,7 @@ def network() -> nn.Module:
 
 
 def train(net: nn.Module, sequences: list[Tensor], speakers: Tensor) -> None:
-    """A batch is all utterances of one length, so that nothing need be padded."""
+    """A batch holds all utterances of one length, so that no padding is needed."""
     lengths = torch.tensor([s.shape[1] for s in sequences])
     batches = [(lengths == length).nonzero().flatten() for length in lengths.unique()]
     adam = torch.optim.Adam(net.parameters(), 1e-3)
@@ -75,7 +76,7 @@ def main(out: Path) -> dict[str, Any]:
     train(net, *read("TRAIN"))
     sequences, speakers = read("TEST")
     with torch.no_grad():
-        named = torch.tensor([int(net(s[None]).argmax()) for s in sequences])
+        predicted = torch.tensor([int(net(s[None]).argmax()) for s in sequences])
 
     lengths = torch.tensor([s.shape[1] for s in sequences])
     shown = [int((lengths == length).nonzero()[0]) for length in (19, lengths.min(), lengths.max())]
@@ -85,10 +86,10 @@ def main(out: Path) -> dict[str, Any]:
     figure(found, speakers[shown].tolist()).savefig(out / "japanese_vowels.png", dpi=150)
     return {
         "figure": out / "japanese_vowels.png",
-        "accuracy": float((named == speakers).float().mean()),
+        "accuracy": float((predicted == speakers).float().mean()),
         "lengths": lengths[shown].tolist(),
         "speakers": speakers[shown].tolist(),
-        "named": [int(e.targets) for e in found],
+        "predicted": [int(e.targets) for e in found],
         "layer": found[0].layer_reason,
         "layers": seewhy.layers(net, sequences[0][None]),
         "maps": [e.maps[0, 0] for e in found],
@@ -96,7 +97,7 @@ def main(out: Path) -> dict[str, Any]:
 
 
 def figure(found: list[seewhy.Explanation], truth: list[int]) -> Figure:
-    """A column an utterance: its 12 lines above the curve of what counted."""
+    """One column per utterance: its 12 coefficients above the map."""
     page = Figure(figsize=(11, 5), layout="constrained")
     widths = [e.maps.shape[-1] - 1 for e in found]  # a step is equally wide everywhere
     axes = page.subplots(2, len(found), sharex="col", width_ratios=widths, squeeze=False)
@@ -104,7 +105,7 @@ def figure(found: list[seewhy.Explanation], truth: list[int]) -> Figure:
         for n, line in enumerate(e.input[0]):
             above.plot(line, color=colormaps["tab20"](n), label=f"coefficient {n + 1}")
         above.sharey(axes[0, 0])
-        above.set_title(f"speaker {true + 1},\nnamed {e.labels[0][0]}", fontsize=10)
+        above.set_title(f"speaker {true + 1},\npredicted {e.labels[0][0]}", fontsize=10)
         below.plot(e.maps[0, 0], color="black", marker="o", markersize=3)
         below.fill_between(range(e.maps.shape[-1]), e.maps[0, 0], color="0.85")
         below.set(xlim=(0, e.maps.shape[-1] - 1), ylim=(0, 1.1 * float(e.maps.max())), xlabel="step")
@@ -117,4 +118,4 @@ def figure(found: list[seewhy.Explanation], truth: list[int]) -> Figure:
 if __name__ == "__main__":
     facts = main(Path(sys.argv[1] if len(sys.argv) > 1 else "seewhy-out"))
     print(facts["layers"])
-    print(f"{facts['accuracy']:.1%} of the test utterances named rightly; {facts['figure']}")
+    print(f"{facts['accuracy']:.1%} of the test utterances predicted correctly; {facts['figure']}")

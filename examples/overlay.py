@@ -1,7 +1,7 @@
-"""Where a network looks: Grad-CAM laid over a picture of a cat, in the colours of jet at half weight.
+"""Grad-CAM as an overlay: which parts of a picture are evidence for its best class, in colormap jet at alpha 0.5.
 
-The figure shows the picture as the network takes it, and beside it the same picture under the map of the best class;
-the title gives its label and probability. The network and the picture come with installed packages
+The figure shows the preprocessed picture, and beside it the same picture under the map of the best class; the title is
+its label and probability. The network and the picture are inside installed packages
 (`pip install 'seewhy[demo]'`). Run it: `python examples/overlay.py [OUT_DIR]`.
 """
 
@@ -15,12 +15,12 @@ import seewhy
 
 
 def main(out: Path) -> dict[str, Any]:
-    """Write overlay.png and say what the network saw."""
+    """Write overlay.png; return the label, its probability and the map."""
     out.mkdir(parents=True, exist_ok=True)
     model = seewhy.load("lite0")
     x = model.prepare(data.chelsea())
 
-    # the probability and not the logit, so the map is that of the network's softmax
+    # the probability instead of the logit: the score after the network's softmax
     e = seewhy.explain(model, x, "gradcam", score="probability")
     e.save(out / "overlay.png", alpha=0.5, cmap="jet")
 
@@ -35,5 +35,5 @@ def main(out: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     facts = main(Path(sys.argv[1] if len(sys.argv) > 1 else "seewhy-out"))
-    print(f"{facts['label']} ({facts['probability']:.2f}), read at {facts['layer']}")
+    print(f"{facts['label']} ({facts['probability']:.2f}), layer {facts['layer']}")
     print(facts["figure"])

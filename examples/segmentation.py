@@ -1,12 +1,12 @@
-"""What a segmentation goes by: Grad-CAM for a class, and for the pixels of a class.
+"""Grad-CAM of a segmentation network: for a class, and for the pixels of a class.
 
-A small U-Net learns to tell circles and squares from the background. The figure shows a picture that it has not seen,
-its prediction, and two maps for each class. The first answers a plain class index: the score is summed over all pixels,
-also over those where the network sees the other shape. The second answers a mask, here the pixels which the network
-gives to the class (outlined in white): the score is summed over them alone, and less of the other shape shines through.
+A small U-Net learns to segment circles and squares. The figure shows a held-out picture, its prediction, and two maps
+per class. The first has a plain class index as target: the score is summed over all pixels, also over those that are
+predicted as the other shape. The second has a mask as target, here the pixels that are predicted as the class (outlined
+in white): the score is summed over these pixels only, and the map contains less of the other shape.
 
-Grad-CAM weighs channels and not places. Behind the last rectifier only a 1x1 convolution follows, and there a mask can
-do no more than scale the map; so the rectifier before it is read.
+Grad-CAM weights channels, not positions. After the last rectifier there is only a 1x1 convolution, so a mask would only
+scale the map; therefore the rectifier before it is the feature layer.
 Run it: `python examples/segmentation.py [OUT_DIR]`.
 """
 
@@ -26,7 +26,7 @@ import seewhy
 
 SIZE = 32
 CLASSES = ("background", "circle", "square")
-COLOURS = ("0.85", "tab:orange", "tab:blue")
+COLORS = ("0.85", "tab:orange", "tab:blue")
 LAYER = "up_1.relu_1"
 EPOCHS = 5
 
@@ -51,7 +51,7 @@ def pictures(count: int) -> tuple[Tensor, Tensor]:
 
 
 def block(before: int, after: int) -> nn.Module:
-    """Two convolutions, each normalised and rectified."""
+    """Two convolutions with batch normalization and ReLU."""
     return nn.Sequential(
         OrderedDict(
             conv_1=nn.Conv2d(before, after, 3, padding=1), norm_1=nn.BatchNorm2d(after), relu_1=nn.ReLU(),
@@ -61,7 +61,7 @@ def block(before: int, after: int) -> nn.Module:
 
 
 class UNet(nn.Module):
-    """Down twice and up twice, with the features of each size handed across."""
+    """U-Net with two down- and two upsampling steps and skip connections."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class UNet(nn.Module):
         self.classes = nn.Conv2d(8, len(CLASSES), 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, 1, H, W] -> the classes' scores [N, 3, H, W]."""
+        """[N, 1, H, W] -> class scores [N, 3, H, W]."""
         large = self.down_1(x)
         middle = self.down_2(F.max_pool2d(large, 2))
         small = self.bottom(F.max_pool2d(middle, 2))
@@ -79,7 +79,7 @@ class UNet(nn.Module):
 
 
 def train(net: nn.Module, x: Tensor, truth: Tensor) -> None:
-    """Cross-entropy of every pixel."""
+    """Minimize the pixelwise cross-entropy."""
     batches = -(-len(x) // 20)
     adam = torch.optim.Adam(net.parameters())
     rate = torch.optim.lr_scheduler.OneCycleLR(adam, 1e-2, total_steps=EPOCHS * batches)
@@ -93,36 +93,39 @@ def train(net: nn.Module, x: Tensor, truth: Tensor) -> None:
     net.eval()
 
 
-def explained(net: nn.Module, x: Tensor, seen: Tensor, layer: str | None = LAYER) -> list[seewhy.Explanation]:
-    """Both classes of one picture: by plain index, and by the mask of the pixels that were given to them."""
-    masks = [seewhy.targets.region(kind, seen == kind) for kind in (1, 2)]
-    return [seewhy.explain(net, x[None], "gradcam", target=asked, feature_layer=layer) for asked in ([1, 2], masks)]
+def explain_both_targets(
+    net: nn.Module, x: Tensor, predicted: Tensor, layer: str | None = LAYER
+) -> list[seewhy.Explanation]:
+    """Both classes of one picture: by class index, and by the mask of the pixels predicted as the class."""
+    masks = [seewhy.targets.region(kind, predicted == kind) for kind in (1, 2)]
+    targets: tuple[Any, ...] = ([1, 2], masks)
+    return [seewhy.explain(net, x[None], "gradcam", target=target, feature_layer=layer) for target in targets]
 
 
 def main(out: Path) -> dict[str, Any]:
-    """Train, explain pictures not seen before, write segmentation.png."""
+    """Train, explain held-out pictures, write segmentation.png."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     net = UNet()
     train(net, *pictures(600))
     x, truth = pictures(20)
     with torch.no_grad():
-        seen = net(x).argmax(1)
+        predicted = net(x).argmax(1)
 
-    every = [explained(net, one, classes) for one, classes in zip(x, seen, strict=True)]
-    shown = int((seen == 1).sum((1, 2)).argmax())  # the largest circle is the roundest
-    figure(*every[shown], seen[shown]).savefig(out / "segmentation.png", dpi=150)
+    every = [explain_both_targets(net, one, classes) for one, classes in zip(x, predicted, strict=True)]
+    shown = int((predicted == 1).sum((1, 2)).argmax())  # the largest circle is the roundest
+    figure(*every[shown], predicted[shown]).savefig(out / "segmentation.png", dpi=150)
     return {
         "figure": out / "segmentation.png",
-        "overlap": {CLASSES[k]: overlap(seen == k, truth == k) for k in (1, 2)},
-        "shares": {
-            "index": shares([index for index, _ in every], seen),
-            "mask": shares([mask for _, mask in every], seen),
+        "overlap": {CLASSES[k]: overlap(predicted == k, truth == k) for k in (1, 2)},
+        "fractions": {
+            "index": fractions([index for index, _ in every], predicted),
+            "mask": fractions([mask for _, mask in every], predicted),
         },
-        "area": float((seen > 0).float().mean()) / 2,
+        "area": float((predicted > 0).float().mean()) / 2,
         "shown": every[shown],
-        "behind": explained(net, x[shown], seen[shown], layer=None),  # at the last rectifier, the default
-        "seen": seen[shown],
+        "last_rectifier": explain_both_targets(net, x[shown], predicted[shown], layer=None),  # the default layer
+        "predicted": predicted[shown],
         "output": every[shown][0].output[0],
     }
 
@@ -132,24 +135,24 @@ def overlap(a: Tensor, b: Tensor) -> float:
     return float((a & b).sum() / (a | b).sum())
 
 
-def shares(found: list[seewhy.Explanation], seen: Tensor) -> dict[str, float]:
-    """How much of a class's map lies on its own shape and on the other, the mean over classes and pictures."""
+def fractions(found: list[seewhy.Explanation], predicted: Tensor) -> dict[str, float]:
+    """Fraction of a class's map on its own shape and on the other, mean over classes and pictures."""
     maps = torch.cat([e.maps for e in found]).clamp(min=0)  # [N, 2, H, W]; cubic upsampling may undershoot
-    shapes = torch.stack([seen == 1, seen == 2], 1)
+    shapes = torch.stack([predicted == 1, predicted == 2], 1)
     whole = maps.sum((2, 3)).clamp(min=1e-9)
     on = {"own": shapes, "other": shapes.flip(1)}
     return {name: float(((maps * pixels).sum((2, 3)) / whole).mean()) for name, pixels in on.items()}
 
 
-def figure(index: seewhy.Explanation, mask: seewhy.Explanation, seen: Tensor) -> Figure:
-    """Input and prediction on the left, then a row a class."""
+def figure(index: seewhy.Explanation, mask: seewhy.Explanation, predicted: Tensor) -> Figure:
+    """Input and prediction on the left, then one row per class."""
     page = Figure(figsize=(8, 6.2), layout="constrained")
     axes = page.subplots(2, 3)
     axes[0, 0].imshow(index.input[0, 0].numpy(), cmap="gray")
     axes[0, 0].set_title("input")
-    axes[1, 0].imshow(seen.numpy(), cmap=ListedColormap(COLOURS), vmin=0, vmax=2)
+    axes[1, 0].imshow(predicted.numpy(), cmap=ListedColormap(COLORS), vmin=0, vmax=2)
     axes[1, 0].set_title("prediction")
-    patches = [Patch(color=colour, label=name) for colour, name in zip(COLOURS, CLASSES, strict=True)]
+    patches = [Patch(color=color, label=name) for color, name in zip(COLORS, CLASSES, strict=True)]
     page.legend(handles=patches, loc="outside lower left", ncols=3, fontsize=9, frameon=False)
     for k, name in enumerate(CLASSES[1:]):
         for axis, e, pixels in (
@@ -158,7 +161,7 @@ def figure(index: seewhy.Explanation, mask: seewhy.Explanation, seen: Tensor) ->
         ):
             axis.imshow(e.input[0, 0].numpy(), cmap="gray")
             axis.imshow(e.maps[0, k].numpy(), cmap="jet", alpha=0.5)
-            axis.contour((seen == k + 1).numpy(), levels=[0.5], colors="white", linewidths=1)
+            axis.contour((predicted == k + 1).numpy(), levels=[0.5], colors="white", linewidths=1)
             axis.set_title(f"score of “{name}”\n{pixels}", fontsize=10)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
@@ -168,5 +171,5 @@ def figure(index: seewhy.Explanation, mask: seewhy.Explanation, seen: Tensor) ->
 if __name__ == "__main__":
     facts = main(Path(sys.argv[1] if len(sys.argv) > 1 else "seewhy-out"))
     print(f"intersection over union {facts['overlap']}")
-    print(f"how much of a map lies on its own shape and on the other: {facts['shares']}")
+    print(f"fraction of a map on its own shape and on the other: {facts['fractions']}")
     print(facts["figure"])

@@ -1,11 +1,11 @@
-"""Small networks and inputs that several tests use."""
+"""Small networks and inputs that are shared by tests."""
 
 import torch
 from torch import nn
 
 
-def drawn(net, seed=0):
-    """The same network, its weights drawn; no layer is zero."""
+def with_random_weights(net, seed=0):
+    """The network in evaluation mode, with all parameters drawn from a normal distribution."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in net.parameters():
@@ -13,15 +13,17 @@ def drawn(net, seed=0):
     return net.eval()
 
 
-def noise(*shape):
+def random_input(*shape):
+    """Standard normal values in double precision, with a fixed seed."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 
 
-def classifier(rank=2, classes=4):
+def small_classifier(rank=2, classes=4):
+    """Two convolutions and a linear layer, for inputs with 3 channels and `rank` spatial axes."""
     conv, pool = [(nn.Conv1d, nn.AdaptiveAvgPool1d), (nn.Conv2d, nn.AdaptiveAvgPool2d),
                   (nn.Conv3d, nn.AdaptiveAvgPool3d)][rank - 1]  # fmt: skip
     net = nn.Sequential(
         conv(3, 5, 3, padding=1), nn.ReLU(), conv(5, 6, 3, stride=2, padding=1), nn.ReLU(), pool(2), nn.Flatten(),
         nn.Linear(6 * 2**rank, classes),
     )  # fmt: skip
-    return drawn(net.double())
+    return with_random_weights(net.double())

@@ -1,4 +1,4 @@
-"""HTML as a reader sees it, and texts that would like to be more than text."""
+"""A parser for the visible text of HTML pages, and hostile texts for injection tests."""
 
 from html.parser import HTMLParser
 
@@ -15,7 +15,7 @@ HOSTILE = [
 
 
 class Page(HTMLParser):
-    """Elements, their attributes, and the text that a reader sees."""
+    """The elements of a page with their attributes, and its visible text."""
 
     def __init__(self, text):
         super().__init__()
@@ -34,9 +34,13 @@ class Page(HTMLParser):
         if self.stack and self.stack[-1] not in {"script", "style"}:
             self.text.append(data)
 
-    def all(self, tag, **wanted):
-        return [a for t, a in self.elements if t == tag and all(wanted[k] in (a.get(k) or "").split() for k in wanted)]
+    def all(self, tag, **expected):
+        """Attributes of each element of a tag; `expected`: a word that each of these attributes must contain."""
+        return [
+            a for t, a in self.elements if t == tag and all(expected[k] in (a.get(k) or "").split() for k in expected)
+        ]
 
     @property
     def words(self):
+        """The visible text with single spaces."""
         return " ".join(" ".join(self.text).split())

@@ -1,4 +1,4 @@
-"""The wheel is whole: built, unpacked elsewhere, it runs the demo."""
+"""The wheel is complete: built and unpacked, it runs the demo."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_wheel_runs_the_demo(tmp_path):
+def test_wheel_runs_demo(tmp_path):
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")

@@ -1,4 +1,4 @@
-"""The contract suite: the table keeps it, and it bites those that do not."""
+"""The contract tests: all methods pass them, and faulty methods fail them."""
 
 import threading
 
@@ -10,9 +10,9 @@ from torch import nn
 
 import seewhy
 from seewhy import maps, testing
+from seewhy.engine.families import FAMILIES
 from seewhy.methods import Method
-from seewhy.methods.families import FAMILIES
-from seewhy.testing import check_method, inputs, network, same, state, transformer
+from seewhy.testing import check_method, inputs, network, state, states_equal, transformer
 
 SMALL = {name: {"samples": 4} for name in ("smoothgrad", "vargrad", "expected_gradients")}
 SMALL["integrated_gradients"] = {"steps": 3}
@@ -21,66 +21,68 @@ SMALL |= {"rise": {"samples": 20, "cells": 3}, "feature_ablation": {"segments": 
 
 
 @pytest.mark.parametrize("name", seewhy.METHODS)
-def test_the_table_keeps_the_contract(name):
+def test_methods_pass_contract(name):
     check_method(name, **SMALL.get(name, {}))
 
 
-def test_a_tolerance_keeps_it_too(monkeypatch):
-    """But for K targets, which share their points: they go on until all are good enough."""
-    monkeypatch.setattr(testing, "CHECKS", [c for c in testing.CHECKS if c.__name__ != "_check_targets"])
+def test_integrated_gradients_with_tolerance_passes_contract(monkeypatch):
+    """Except for K targets, which share their points: steps are added until all targets are within the tolerance."""
+    monkeypatch.setattr(
+        testing, "CONTRACT_CHECKS", [c for c in testing.CONTRACT_CHECKS if c.__name__ != "_check_targets"]
+    )
     check_method("integrated_gradients", steps=3, tolerance=0.05, max_steps=40)
 
 
-def kernels():
-    """Methods with one fault each, and the words that must name it."""
+def faulty_kernels():
+    """Kernels with one fault each, and the expected message."""
 
-    def draws(gradient):
-        """Uses the global generator."""
+    def uses_global_random(gradient):
+        """Uses the global random generator."""
         return gradient + 1e-6 * torch.randn_like(gradient)
 
-    def mixes(gradient):
+    def mixes_samples(gradient):
         """Depends on the batch."""
         return gradient - gradient.mean(0)
 
-    def shrinks(gradient):
-        """Loses a row."""
+    def drops_row(gradient):
+        """Drops a row of the map."""
         return gradient[..., 1:, :]
 
-    def nothing(gradient):
-        """Nothing at all."""
+    def returns_zeros(gradient):
+        """Returns zeros."""
         return gradient * 0
 
-    def doubles(gradient):
-        """In another precision."""
+    def changes_dtype(gradient):
+        """Returns another precision."""
         return gradient.double()
 
-    def first(gradient):
-        """Forgets the other targets."""
+    def ignores_targets(gradient):
+        """Returns the first target's gradient for all targets."""
         return gradient[:, :1].expand_as(gradient)
 
-    def changes(x, gradient):
-        """Writes on what it was given."""
+    def changes_input(x, gradient):
+        """Modifies its input in place."""
         x.zero_()
         return gradient
 
     return {
-        draws: "trace on the network or around it: random|two equal calls",
-        mixes: "depends on",
-        shrinks: r"maps are \[3, 2, 5, 9\]",
-        nothing: "zero everywhere",
-        doubles: "gave torch.float64 values",
-        first: "K targets differ|picks",
+        uses_global_random: "changed the state of the network or of torch: random|two identical calls",
+        mixes_samples: "depends on",
+        drops_row: r"maps are \[3, 2, 5, 9\]",
+        returns_zeros: "zero everywhere",
+        changes_dtype: "network has torch.float64 values",
+        ignores_targets: "K targets differ|class it selects",
     }
 
 
-@pytest.mark.parametrize("kernel", kernels(), ids=lambda k: k.__name__)
-def test_the_suite_bites(kernel):
-    words = next(w for k, w in kernels().items() if k.__name__ == kernel.__name__)
-    with pytest.raises(AssertionError, match=words):
-        check_method(Method(kernel, "input_gradient", "Planted", "nobody 2000"))
+@pytest.mark.parametrize("kernel", faulty_kernels(), ids=lambda k: k.__name__)
+def test_check_method_detects_fault(kernel):
+    message = next(m for k, m in faulty_kernels().items() if k.__name__ == kernel.__name__)
+    with pytest.raises(AssertionError, match=message):
+        check_method(Method(kernel, "input_gradient", "Faulty", "nobody 2000"))
 
 
-FAULTS = {
+STATE_CHANGES = {
     "modes": lambda net: net.eval(),
     "requires_grad": lambda net: net[3].weight.requires_grad_(False),
     "gradients": lambda net: setattr(net[3].weight, "grad", torch.ones_like(net[3].weight)),
@@ -91,16 +93,16 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("key", FAULTS)
-def test_every_part_of_the_state_is_seen(key):
+@pytest.mark.parametrize("key", STATE_CHANGES)
+def test_state_detects_change(key):
     net = network()
     before = state(net)
-    FAULTS[key](net)
-    assert not same(before[key], state(net)[key])
+    STATE_CHANGES[key](net)
+    assert not states_equal(before[key], state(net)[key])
 
 
-class Bomb(torch.autograd.Function):
-    """Goes off on the way back."""
+class RaiseInBackward(torch.autograd.Function):
+    """Identity that raises an error in the backward pass."""
 
     @staticmethod
     def forward(ctx, x):
@@ -112,17 +114,17 @@ class Bomb(torch.autograd.Function):
 
 
 @pytest.mark.parametrize("name", ["gradient", "integrated_gradients", "smoothgrad"])
-def test_no_trace_after_an_error_on_the_way_back(name):
+def test_no_side_effects_after_error_in_backward_pass(name):
     net = network()
     net.append(nn.Identity())
-    net[-1].forward = Bomb.apply
+    net[-1].forward = RaiseInBackward.apply
     before = state(net)
     with pytest.raises(ZeroDivisionError):
         seewhy.explain(net, inputs(), name, target=1)
-    assert same(before, state(net))
+    assert states_equal(before, state(net))
 
 
-def test_tied_weights_and_shared_parts():
+def test_explain_with_shared_layers_and_weights():
     torch.manual_seed(0)
     layer = nn.Linear(6, 6)
     net = nn.Sequential(layer, nn.ReLU(), layer, nn.Linear(6, 6))
@@ -130,55 +132,55 @@ def test_tied_weights_and_shared_parts():
     x = torch.randn(2, 6)
     before = state(net)
     e = seewhy.explain(net, x, ["gradient", "guided_backprop"], target=0)
-    assert same(before, state(net))
+    assert states_equal(before, state(net))
     assert e[0].values.abs().max() > 0
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_eight_threads_give_the_serial_maps_to_the_bit(training):
+def test_explain_in_eight_threads_equals_serial(training):
     net, other = network().train(training), transformer().train(training)
-    nets = {name: other if FAMILIES[m.feeds].attention else net for name, m in seewhy.METHODS.items()}
+    nets = {name: other if FAMILIES[m.family].uses_attention else net for name, m in seewhy.METHODS.items()}
     jobs = [(name, n) for name in seewhy.METHODS for n in range(3)]
     expected = {
         (name, n): seewhy.explain(nets[name], inputs()[n : n + 1], name, target=1, **SMALL.get(name, {})).values
         for name, n in jobs
     }
-    before, wrong = [state(net), state(other)], []
+    before, errors = [state(net), state(other)], []
 
-    def work(turn):
-        for name, n in jobs[turn:] + jobs[:turn]:
+    def work(first):
+        for name, n in jobs[first:] + jobs[:first]:
             values = seewhy.explain(nets[name], inputs()[n : n + 1], name, target=1, **SMALL.get(name, {})).values
             if not torch.equal(values, expected[name, n]):
-                wrong.append((name, n))
+                errors.append((name, n))
 
     threads = [threading.Thread(target=work, args=(3 * i,)) for i in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not wrong
-    assert same(before, [state(net), state(other)])
+    assert not errors
+    assert states_equal(before, [state(net), state(other)])
 
 
-def test_a_tapped_layer_answers_only_its_own_call():
+def test_reduction_layer_in_eight_threads():
     net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
     xs = [torch.randn(1, 4, generator=torch.Generator().manual_seed(i)).double() for i in range(8)]
     expected = [seewhy.explain(net, x, "gradient", target=0, reduction_layer="1").values for x in xs]
-    wrong = []
+    errors = []
 
     def work(i):
         for _ in range(30):
             if not torch.equal(
                 seewhy.explain(net, xs[i], "gradient", target=0, reduction_layer="1").values, expected[i]
             ):
-                wrong.append(i)
+                errors.append(i)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not wrong
+    assert not errors
 
 
 @settings(max_examples=25, deadline=None)
@@ -191,9 +193,9 @@ def test_a_tapped_layer_answers_only_its_own_call():
     dtype=st.sampled_from([torch.float32, torch.float64]),
     chunk=st.integers(1, 4),
 )
-def test_any_shape(name, shape, channels, samples, classes, dtype, chunk):
-    assume(max(shape) > 1 or not FAMILIES[seewhy.METHODS[name].feeds].layer)
-    assume(not FAMILIES[seewhy.METHODS[name].feeds].attention)
+def test_explain_with_random_shapes(name, shape, channels, samples, classes, dtype, chunk):
+    assume(max(shape) > 1 or not FAMILIES[seewhy.METHODS[name].family].uses_layer)
+    assume(not FAMILIES[seewhy.METHODS[name].family].uses_attention)
     conv = [nn.Conv1d, nn.Conv2d, nn.Conv3d][len(shape) - 1]
     net = nn.Sequential(conv(channels, 3, 3, padding=1), nn.ReLU(), conv(3, classes, 1)).to(dtype)
     x = torch.randn(samples, channels, *shape, dtype=dtype)
@@ -205,5 +207,5 @@ def test_any_shape(name, shape, channels, samples, classes, dtype, chunk):
     assert e.scaled.max() <= 1
 
 
-def test_the_suite_is_public():
+def test_testing_is_public():
     assert seewhy.testing is testing

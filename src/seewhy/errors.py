@@ -1,12 +1,12 @@
-"""Every error that seewhy raises on purpose.
+"""The exceptions that seewhy raises on purpose.
 
     SeewhyError
-    ├── InputError        (also ValueError)   what is looked at cannot be used
-    ├── ModelError                            the network cannot give what is asked
+    ├── InputError        (also ValueError)   the input cannot be used
+    ├── ModelError                            the model cannot compute what is requested
     ├── OptionError       (also ValueError)   an argument has a value that is not allowed
     └── UnknownNameError  (also KeyError)     a method, option, label or layer that does not exist
 
-A message gives the value, what is allowed and the next step.
+A message contains the value, what is allowed and the next step.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from difflib import get_close_matches
 
 
 class SeewhyError(Exception):
-    """The root of every error raised on purpose."""
+    """The base class of every exception raised on purpose."""
 
 
 class InputError(SeewhyError, ValueError):
-    """What is looked at cannot be used."""
+    """The input cannot be used."""
 
 
 class ModelError(SeewhyError):
-    """The network cannot give what is asked."""
+    """The model cannot compute what is requested."""
 
 
 class OptionError(SeewhyError, ValueError):
@@ -38,23 +38,34 @@ class UnknownNameError(SeewhyError, KeyError):
         return str(self.args[0])
 
 
-def unknown(kind: str, name: object, known: Iterable[object]) -> UnknownNameError:
-    """The error for a name that does not exist; near names come first."""
+def unknown_name_error(kind: str, name: object, known: Iterable[object]) -> UnknownNameError:
+    """Build the error for a name that does not exist, with up to three similar names as suggestions.
+
+    Args:
+        kind: what the name should denote, such as "method".
+        name: the unknown name.
+        known: the names that exist.
+    """
     names = [str(k) for k in known]
-    starts = [n for n in names if name and n.casefold().startswith(str(name).casefold())]
-    near = [*dict.fromkeys((*starts, *get_close_matches(str(name), names, n=3, cutoff=0.6)))][:3]
-    meant = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    completions = [n for n in names if name and n.casefold().startswith(str(name).casefold())]
+    similar = [*dict.fromkeys((*completions, *get_close_matches(str(name), names, n=3, cutoff=0.6)))][:3]
+    suggestion = f" Did you mean {' or '.join(map(repr, similar))}?" if similar else ""
     listed = ", ".join(names[:40]) + (f", … ({len(names)} in all)" if len(names) > 40 else "")
-    return UnknownNameError(f"unknown {kind} {name!r}.{meant} Known: {listed or 'none'}.")
+    return UnknownNameError(f"unknown {kind} {name!r}.{suggestion} Known: {listed or 'none'}.")
 
 
-def choose(kind: str, value: str, allowed: Iterable[str]) -> str:
-    """Give `value` back if it is one of `allowed`.
+def check_choice(argument: str, value: str, allowed: Iterable[str]) -> str:
+    """Return `value` if it is one of `allowed`.
+
+    Args:
+        argument: the argument's name, for the message.
+        value: its value.
+        allowed: the values that are allowed.
 
     Raises:
-        OptionError: it is not; the message lists what is.
+        OptionError: the value is not allowed; the message lists the values that are.
     """
     names = tuple(allowed)
     if value not in names:
-        raise OptionError(f"{kind}={value!r} is not one of {', '.join(map(repr, names))}.")
+        raise OptionError(f"{argument}={value!r} is not one of {', '.join(map(repr, names))}.")
     return value

@@ -1,4 +1,4 @@
-"""The contract that every method keeps, open to methods of other people."""
+"""Contract tests for explanation methods, including methods of your own."""
 
 from __future__ import annotations
 
@@ -8,50 +8,51 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seewhy.engine.explain import explain
+from seewhy.engine.families import FAMILIES
 from seewhy.errors import InputError
 from seewhy.methods import METHODS, Method
-from seewhy.methods.explain import explain
-from seewhy.methods.families import FAMILIES
 
 
 def check_method(method: str | Method, **options: Any) -> None:
-    """Run the contract suite on one method: no trace, determinism, batches, precision, targets, refusals.
+    """Run the contract tests on one method: side effects, determinism, batches, precision, targets, invalid input.
 
     Args:
-        method: a name of the table, or a `Method` of your own.
-        **options: the method's own, to keep it small.
+        method: a name in `seewhy.METHODS`, or a `Method` of your own.
+        **options: the method's options, such as a small number of samples.
 
     Raises:
-        AssertionError: the first part of the contract that does not hold, in words.
+        AssertionError: a test fails; the message names the first requirement that is not met.
     """
-    known = METHODS[method] if isinstance(method, str) else method
-    make = transformer if FAMILIES[known.feeds].attention else network
-    for check in CHECKS:
+    record = METHODS[method] if isinstance(method, str) else method
+    make = transformer if FAMILIES[record.family].uses_attention else network
+    for check in CONTRACT_CHECKS:
         check(lambda model, x, **more: explain(model, x, method, **{"target": 1, "seed": 3, **options, **more}), make)
 
 
-Explainer = Callable[..., Any]
-Maker = Callable[..., nn.Sequential]
+ExplainFunction = Callable[..., Any]
+NetworkFactory = Callable[..., nn.Sequential]
 
 
 def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:
-    """A small network with every kind of state: batch statistics, dropout, an in-place rectifier, a frozen weight."""
+    """A small network with all types of state: batch statistics, dropout, an in-place ReLU, a frozen weight."""
     layers = [nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Conv2d(4, 5, 3), nn.ReLU()]
-    return _drawn(
+    return _initialize(
         nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.5), nn.Linear(20, 4)), dtype
     )
 
 
 def transformer(dtype: torch.dtype = torch.float64) -> nn.Sequential:
-    """A small network of attention over 2 × 3 patches and a class token, with the same kinds of state."""
-    blocks = [_Block(8, 2), _Block(8, 2)]
-    return _drawn(
-        nn.Sequential(_Patches(8), *blocks, nn.LayerNorm(8), _First(), nn.Dropout(0.5), nn.Linear(8, 4)), dtype
+    """A small vision transformer with 2 × 3 patches and a class token, and the same types of state as `network`."""
+    blocks = [_TransformerBlock(8, 2), _TransformerBlock(8, 2)]
+    return _initialize(
+        nn.Sequential(_PatchEmbedding(8), *blocks, nn.LayerNorm(8), _ClassToken(), nn.Dropout(0.5), nn.Linear(8, 4)),
+        dtype,
     )
 
 
-class _Patches(nn.Module):
-    """Pictures -> tokens, the class token first."""
+class _PatchEmbedding(nn.Module):
+    """Patch embedding: pictures to tokens, the class token first."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -63,8 +64,8 @@ class _Patches(nn.Module):
         return torch.cat([self.first.expand(len(x), -1, -1), patches], 1)
 
 
-class _Block(nn.Module):
-    """Attention and two linear layers, each added to what came in."""
+class _TransformerBlock(nn.Module):
+    """Attention and a two-layer perceptron, each with a residual connection."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -79,15 +80,15 @@ class _Block(nn.Module):
         return whole
 
 
-class _First(nn.Module):
-    """The class token."""
+class _ClassToken(nn.Module):
+    """Select the class token."""
 
     def forward(self, z: Tensor) -> Tensor:
         return z[:, 0]
 
 
-def _drawn(net: nn.Sequential, dtype: torch.dtype) -> nn.Sequential:
-    """Weights and buffers drawn, the first weight frozen, in training mode."""
+def _initialize(net: nn.Sequential, dtype: torch.dtype) -> nn.Sequential:
+    """Set weights and buffers to random values, freeze the first weight, and switch to training mode."""
     net = net.to(dtype)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -101,14 +102,14 @@ def _drawn(net: nn.Sequential, dtype: torch.dtype) -> nn.Sequential:
 
 
 def inputs(count: int = 3, dtype: torch.dtype = torch.float64) -> Tensor:
-    """[count, 3, 6, 9], signed."""
+    """Return random inputs [count, 3, 6, 9] from a standard normal distribution."""
     return torch.randn(count, 3, 6, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
 
 
 def state(net: nn.Module) -> dict[str, Any]:
-    """All that a call could leave behind, on the network and around it."""
+    """Record everything that a call could change: the network's tensors, modes and hooks, and torch's global state."""
     return {
-        "tensors": {name: (id(t), t._version, t.clone()) for name, t in _tensors(net)},
+        "tensors": {name: (id(t), t._version, t.clone()) for name, t in _named_tensors(net)},
         "gradients": {name: w.grad for name, w in net.named_parameters()},
         "requires_grad": {name: w.requires_grad for name, w in net.named_parameters()},
         "modes": [(name, id(m), m.training) for name, m in net.named_modules()],
@@ -133,106 +134,119 @@ def state(net: nn.Module) -> dict[str, Any]:
     }
 
 
-def same(a: Any, b: Any) -> bool:
-    """Whether two states are equal to the bit."""
+def states_equal(a: Any, b: Any) -> bool:
+    """Whether two states are bitwise equal."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+        return a.keys() == b.keys() and all(states_equal(a[k], b[k]) for k in a)
     if isinstance(a, (tuple, list)):
-        return len(a) == len(b) and all(map(same, a, b))
+        return len(a) == len(b) and all(map(states_equal, a, b))
     return bool(a == b)
 
 
-def _tensors(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _named_tensors(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from net.named_parameters()
     yield from net.named_buffers()
 
 
-def _need(holds: bool, what: str) -> None:
-    if not holds:
-        raise AssertionError(what)
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise AssertionError(message)
 
 
-def _check_no_trace(run: Explainer, make: Maker) -> None:
+def _check_no_side_effects(run: ExplainFunction, make: NetworkFactory) -> None:
     net, x = make(), inputs()
     before, given = state(net), x.clone()
     run(net, x)
     after = state(net)
     for key in before:
-        _need(same(before[key], after[key]), f"the call left a trace on the network or around it: {key}")
-    _need(torch.equal(x, given), "the call changed the input")
+        _require(states_equal(before[key], after[key]), f"the call changed the state of the network or of torch: {key}")
+    _require(torch.equal(x, given), "the call changed the input")
 
 
-def _check_no_trace_after_an_error(run: Explainer, make: Maker) -> None:
+def _check_no_side_effects_after_error(run: ExplainFunction, make: NetworkFactory) -> None:
     net = make()
-    for place in range(len(list(net.children()))):
-        bomb = net[place].register_forward_hook(_explode)
+    for index in range(len(list(net.children()))):
+        handle = net[index].register_forward_hook(_raise_error)
         before = state(net)
         try:
             run(net, inputs())
-            raise AssertionError(f"an error raised in part {place} of the network was swallowed")
+            raise AssertionError(f"an error raised in layer {index} of the network was suppressed")
         except ZeroDivisionError:
             pass
         after = state(net)
         for key in before:
-            _need(same(before[key], after[key]), f"an error in part {place} of the network left a trace: {key}")
-        bomb.remove()
+            _require(
+                states_equal(before[key], after[key]),
+                f"an error in layer {index} of the network changed the state: {key}",
+            )
+        handle.remove()
 
 
-def _explode(*_: Any) -> None:
+def _raise_error(*_: Any) -> None:
     raise ZeroDivisionError
 
 
-def _check_shapes(run: Explainer, make: Maker) -> None:
+def _check_shapes(run: ExplainFunction, make: NetworkFactory) -> None:
     e = run(make(), inputs(), target=[0, 2])
-    _need(e.values.ndim == 5 and e.values.shape[:2] == (3, 2), f"values are {list(e.values.shape)}, not [N, K, C, *S]")
-    _need(e.maps.shape == (3, 2, 6, 9), f"maps are {list(e.maps.shape)}, not the input's size [3, 2, 6, 9]")
-    _need(bool(e.values.isfinite().all()), "values hold NaN or infinite numbers")
-    # one map may be: some methods cut off what speaks against a class
-    _need(bool(e.values.abs().flatten(1).amax(1).gt(0).all()), "all maps of a sample are zero everywhere")
-    _need(e.stderr is None or e.stderr.shape == e.values.shape, "stderr has not the shape of values")
-    _need(not e.values.requires_grad, "values still hang on a graph")
+    _require(
+        e.values.ndim == 5 and e.values.shape[:2] == (3, 2), f"values are {list(e.values.shape)}, not [N, K, C, *S]"
+    )
+    _require(e.maps.shape == (3, 2, 6, 9), f"maps are {list(e.maps.shape)}, not the input's size [3, 2, 6, 9]")
+    _require(bool(e.values.isfinite().all()), "values hold NaN or infinite numbers")
+    # a single map may be zero: some methods remove negative evidence
+    _require(bool(e.values.abs().flatten(1).amax(1).gt(0).all()), "all maps of a sample are zero everywhere")
+    _require(e.stderr is None or e.stderr.shape == e.values.shape, "stderr does not have the shape of values")
+    _require(not e.values.requires_grad, "values still require gradients")
 
 
-def _check_determinism(run: Explainer, make: Maker) -> None:
+def _check_determinism(run: ExplainFunction, make: NetworkFactory) -> None:
     first, second = run(make(), inputs()).values, run(make(), inputs()).values
-    _need(torch.equal(first, second), "two equal calls gave different maps")
+    _require(torch.equal(first, second), "two identical calls returned different maps")
 
 
-def _check_batches(run: Explainer, make: Maker) -> None:
+def _check_batch_independence(run: ExplainFunction, make: NetworkFactory) -> None:
     whole = run(make(), inputs()).values
     for size in (1, 2):
         part = run(make(), inputs(), batch_size=size).values
-        _need(_close(whole, part), f"the map depends on batch_size={size}")
+        _require(_close(whole, part), f"the map depends on batch_size={size}")
     for n in range(3):
         alone = run(make(), inputs()[n : n + 1]).values
-        _need(_close(whole[n : n + 1], alone), f"the map of sample {n} depends on its neighbours")
+        _require(_close(whole[n : n + 1], alone), f"the map of sample {n} depends on the other samples of the batch")
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
     return bool((a - b).abs().max() <= 1e-10 * a.abs().max())
 
 
-def _check_precision(run: Explainer, make: Maker) -> None:
+def _check_precision(run: ExplainFunction, make: NetworkFactory) -> None:
     for dtype in (torch.float32, torch.float64):
         e = run(make(dtype), inputs(dtype=dtype))
-        _need(e.values.dtype == dtype, f"a {dtype} network gave {e.values.dtype} values")
-        _need(e.values.device.type == "cpu", "values are not on the CPU")
+        _require(e.values.dtype == dtype, f"a {dtype} network has {e.values.dtype} values")
+        _require(e.values.device.type == "cpu", "values are not on the CPU")
 
 
-def _check_targets(run: Explainer, make: Maker) -> None:
+def _check_targets(run: ExplainFunction, make: NetworkFactory) -> None:
     together = run(make(), inputs(), target=[0, 3]).values
     for k, c in enumerate((0, 3)):
-        _need(_close(together[:, k], run(make(), inputs(), target=c).values[:, 0]), "K targets differ from each alone")
-        same_question = run(make(), inputs(), target=lambda z, c=c: z[:, c]).values[:, 0]
-        _need(_close(together[:, k], same_question), "a function of the output differs from the class it picks")
+        _require(
+            _close(together[:, k], run(make(), inputs(), target=c).values[:, 0]),
+            "maps of K targets differ from the maps of each target alone",
+        )
+        as_function = run(make(), inputs(), target=lambda z, c=c: z[:, c]).values[:, 0]
+        _require(
+            _close(together[:, k], as_function),
+            "the map of a target function differs from the map of the class it selects",
+        )
     mixed = run(make(), inputs(), target=torch.tensor([0, 3, 0])).values[:, 0]
     expected = torch.stack([together[0, 0], together[1, 1], together[2, 0]])
-    _need(_close(expected, mixed), "a target a sample differs from the same target for all")
+    _require(
+        _close(expected, mixed), "maps with one target per sample differ from maps with the same target for all samples"
+    )
 
 
-def _check_refusals(run: Explainer, make: Maker) -> None:
+def _check_invalid_inputs(run: ExplainFunction, make: NetworkFactory) -> None:
     for bad in (torch.nan, torch.inf):
         x = inputs()
         x[1, 2, 3, 4] = bad
@@ -240,16 +254,16 @@ def _check_refusals(run: Explainer, make: Maker) -> None:
             run(make(), x)
         except InputError:
             continue
-        raise AssertionError(f"an input with {bad} was explained")
+        raise AssertionError(f"an input with {bad} was explained instead of rejected")
 
 
-CHECKS = (
+CONTRACT_CHECKS = (
     _check_shapes,
-    _check_no_trace,
-    _check_no_trace_after_an_error,
+    _check_no_side_effects,
+    _check_no_side_effects_after_error,
     _check_determinism,
-    _check_batches,
+    _check_batch_independence,
     _check_precision,
     _check_targets,
-    _check_refusals,
+    _check_invalid_inputs,
 )

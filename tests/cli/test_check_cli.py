@@ -9,12 +9,12 @@ from torch import nn
 
 import seewhy
 from seewhy.cli import main
-from seewhy.evidence import CHECKS
-from seewhy.types import Card
+from seewhy.evaluation import CHECKS
+from seewhy.inputs.preprocessing import Preprocessing
 
 
 @pytest.fixture
-def six(tmp_path, shipped, monkeypatch):
+def six_pictures(tmp_path, shipped, monkeypatch):
     """Parts of the shipped pictures, in the working folder."""
     monkeypatch.chdir(tmp_path)
     names = []
@@ -27,16 +27,18 @@ def six(tmp_path, shipped, monkeypatch):
 
 
 @pytest.fixture
-def small(monkeypatch):
+def small_model(monkeypatch):
     """A small network instead of the embedded one."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(2),
                         nn.Flatten(), nn.Linear(32, 4)).eval()  # fmt: skip
-    model = seewhy.wrap(net, labels=["ant", "bee", "cat", "dog"], prepare=Card((16, 16), (0.5,) * 3, (0.25,) * 3))
+    model = seewhy.wrap(
+        net, labels=["ant", "bee", "cat", "dog"], prepare=Preprocessing((16, 16), (0.5,) * 3, (0.25,) * 3)
+    )
     monkeypatch.setattr(seewhy, "load", lambda *_, **__: model, raising=False)
 
 
-def test_embedded_network(tmp_path, shipped, monkeypatch, capsys):
+def test_check_command_on_embedded_network(tmp_path, shipped, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["check", str(shipped["chelsea"]), "--method", "gradient", "--out", "made"]) == 0
     said = capsys.readouterr()
@@ -49,9 +51,9 @@ def test_embedded_network(tmp_path, shipped, monkeypatch, capsys):
 
 
 @pytest.mark.row(56)
-def test_every_word_is_a_success(six, small, tmp_path, capsys):
-    """The exit code says whether the check ran; what it found stands in the table and in the file."""
-    arguments = ["check", *six, "--method", "edges", "--method", "gradient", "--target", "cat", "--seed", "3"]
+def test_check_command_exits_with_zero_for_every_verdict(six_pictures, small_model, tmp_path, capsys):
+    """The exit code tells whether the check ran; its verdict is in the table and in the file."""
+    arguments = ["check", *six_pictures, "--method", "edges", "--method", "gradient", "--target", "cat", "--seed", "3"]
     assert main(arguments) == 0
     said = capsys.readouterr()
     assert "edges: FAIL." in said.out
@@ -68,15 +70,15 @@ def test_every_word_is_a_success(six, small, tmp_path, capsys):
     assert lines[0]["files"] == ["seewhy-out/check.json", "seewhy-out/check.png"]
 
 
-def test_a_report_of_a_check(six, small, tmp_path, capsys):
-    assert main(["check", *six, "--method", "gradient", "--report", "r.html"]) == 0
+def test_check_command_writes_report(six_pictures, small_model, tmp_path, capsys):
+    assert main(["check", *six_pictures, "--method", "gradient", "--report", "r.html"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "r.html"
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "T1 top layer" in text
     assert "gradient" in text
 
 
-def test_checks_are_the_table(capsys):
+def test_checks_command_prints_the_table(capsys):
     assert main(["checks", "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["check"].split()[0] for line in lines] == list(CHECKS)
@@ -98,7 +100,9 @@ def test_checks_are_the_table(capsys):
         (["--method", "gradient", "--out", "text.png"], 3, "not a folder"),
     ],
 )
-def test_bad_input_is_one_line_and_a_code(six, small, tmp_path, capsys, arguments, code, text):
+def test_check_command_with_bad_input_prints_one_line(
+    six_pictures, small_model, tmp_path, capsys, arguments, code, text
+):
     (tmp_path / "text.png").write_text("text")
     assert main(["check", six[0], *arguments]) == code
     said = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""The command."""
+"""The `seewhy` command: demo, predict, explain, methods."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ def cat(tmp_path, shipped, monkeypatch):
     return "cat.png"
 
 
-def test_demo(tmp_path, capsys):
+def test_demo_command(tmp_path, capsys):
     assert main(["demo", "--out", str(tmp_path / "made")]) == 0
     said = capsys.readouterr()
     for line in (("chelsea", "Egyptian cat", "285", "0.773"), ("coffee", "espresso", "967", "0.902"),
@@ -33,7 +33,7 @@ def test_demo(tmp_path, capsys):
 
 
 @pytest.mark.row(64)
-def test_predict(cat, capsys):
+def test_predict_command(cat, capsys):
     assert main(["predict", cat, "--top", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
@@ -46,7 +46,7 @@ def test_predict(cat, capsys):
     assert len(found["top"]) == 3
 
 
-def test_explain(cat, tmp_path, capsys):
+def test_explain_command(cat, tmp_path, capsys):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "cat.png").write_bytes((tmp_path / cat).read_bytes())
     how = "--method gradient --method integrated_gradients --steps 2 --target tabby --target 285 --out made"
@@ -65,7 +65,7 @@ def test_explain(cat, tmp_path, capsys):
     assert len(lines[1]["completeness"]) == 2
 
 
-def test_methods_are_the_table(capsys):
+def test_methods_command_prints_the_table(capsys):
     assert main(["methods", "--json"]) == 0
     assert [json.loads(line)["method"] for line in capsys.readouterr().out.splitlines()] == list(seewhy.METHODS)
     assert main(["methods"]) == 0
@@ -73,7 +73,7 @@ def test_methods_are_the_table(capsys):
     assert all(name in text for name in seewhy.METHODS)
 
 
-def test_options_are_generated_from_the_table(capsys):
+def test_explain_options_are_generated_from_the_table(capsys):
     assert main(["explain", "--help"]) == 0
     text = capsys.readouterr().out
     for name, method in seewhy.METHODS.items():
@@ -104,7 +104,7 @@ def test_options_are_generated_from_the_table(capsys):
         (["explain", "cat.png", "--out", "text.png"], 3, "not a folder"),
     ],
 )
-def test_bad_input_is_one_line_and_a_code(cat, tmp_path, capsys, arguments, code, text):
+def test_explain_command_with_bad_input_prints_one_line(cat, tmp_path, capsys, arguments, code, text):
     (tmp_path / "text.png").write_text("text")
     assert main(arguments) == code
     said = capsys.readouterr()
@@ -114,7 +114,7 @@ def test_bad_input_is_one_line_and_a_code(cat, tmp_path, capsys, arguments, code
     assert not list(tmp_path.glob("seewhy-out/*")), "nothing half done is left"
 
 
-def test_an_error_of_our_own_is_one_line_too(cat, capsys, monkeypatch):
+def test_internal_error_prints_one_line(cat, capsys, monkeypatch):
     def broken(*_, **__):
         raise ZeroDivisionError("oh")
 
@@ -126,7 +126,7 @@ def test_an_error_of_our_own_is_one_line_too(cat, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["explain", "--help"]])
-def test_help_imports_nothing_heavy(arguments):
+def test_help_imports_no_heavy_package(arguments):
     heavy = "[m for m in ('torch', 'numpy', 'matplotlib') if m in sys.modules]"
     code = f"import sys, seewhy.cli; seewhy.cli.main({arguments}); print({heavy})"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -134,7 +134,7 @@ def test_help_imports_nothing_heavy(arguments):
 
 
 @pytest.mark.row(139)
-def test_filters_and_a_report(shipped, tmp_path, capsys):
+def test_explain_command_with_filters_and_report(shipped, tmp_path, capsys):
     file = tmp_path / "r.html"
     arguments = [
         "explain",
@@ -175,18 +175,18 @@ def make():
     torch.manual_seed(0)
     layers = [torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
     network = torch.nn.Sequential(*layers, torch.nn.Linear(4, 5))
-    return seewhy.wrap(network, labels=["a", "b", "c", "d", "e"], prepare=seewhy.Card(size=(16, 16)))
+    return seewhy.wrap(network, labels=["a", "b", "c", "d", "e"], prepare=seewhy.Preprocessing(size=(16, 16)))
 """
 
 
 @pytest.mark.row(135)
-def test_every_class(cat, tmp_path, capsys, monkeypatch):
+def test_explain_command_with_all_classes(cat, tmp_path, capsys, monkeypatch):
     (tmp_path / "five_classes.py").write_text(FIVE)
     monkeypatch.syspath_prepend(tmp_path)
     five = ["explain", cat, "--model", "py:five_classes:make", "--allow-code", "--target", "all", "--json"]
     assert main(five) == 0
     assert json.loads(capsys.readouterr().out)["labels"] == ["a", "b", "c", "d", "e"]
-    monkeypatch.setattr("seewhy.methods.room.free_memory", lambda device: 10**8)
+    monkeypatch.setattr("seewhy.engine.memory.free_memory", lambda device: 10**8)
     assert main(["explain", cat, "--target", "all", "--out", "none"]) == 2
     said = capsys.readouterr().err
     assert "1 sample with 1000 classes each take about" in said

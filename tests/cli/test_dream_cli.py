@@ -1,4 +1,4 @@
-"""seewhy dream."""
+"""The `seewhy dream` command."""
 
 import json
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 import seewhy
 from seewhy.cli import main
-from seewhy.pictures import gallery, image
+from seewhy.visualization import tensor_to_image, tile_images
 
 QUICK = ["--size", "48", "--iterations", "2", "--levels", "2", "--out", "made"]
 
@@ -27,7 +27,7 @@ def read(file):
 
 
 @pytest.mark.row(83)
-def test_pictures_and_a_sheet(lite0, capsys):
+def test_dream_command_writes_pictures_and_sheet(lite0, capsys):
     assert main(["dream", "--layer", "blocks.2", "--channel", "3", "--channel", "11", *QUICK]) == 0
     said = capsys.readouterr()
     lines = said.out.splitlines()
@@ -41,7 +41,7 @@ def test_pictures_and_a_sheet(lite0, capsys):
 
 
 @pytest.mark.row(85, 87)
-def test_the_three_best_classes_twice(lite0, shipped, capsys):
+def test_dream_command_best_of_with_detailed_row(lite0, shipped, capsys):
     best = ["--best-of", str(shipped["chelsea"]), "--layer", "classifier"]
     assert main(["dream", *best, "--detailed", "6", "--json", *QUICK]) == 0
     *rows, last = map(json.loads, capsys.readouterr().out.splitlines())
@@ -54,16 +54,16 @@ def test_the_three_best_classes_twice(lite0, shipped, capsys):
         assert row["end"] > row["start"]
     sheet = read(last["sheet"])
     assert sheet.std() > 20
-    tiles = gallery([torch.zeros(3, 4, 4)] * 6, [*labels, *labels], columns=3).axes
+    tiles = tile_images([torch.zeros(3, 4, 4)] * 6, [*labels, *labels], columns=3).axes
     assert len(tiles) == 6
 
 
-def test_the_output_by_default(lite0, capsys):
-    assert main(["dream", "--channel", "285", "--json", *QUICK, "--parametrisation", "pixels", "--seed", "4"]) == 0
+def test_dream_command_maximizes_the_output_by_default(lite0, capsys):
+    assert main(["dream", "--channel", "285", "--json", *QUICK, "--parametrization", "pixels", "--seed", "4"]) == 0
     row, last = map(json.loads, capsys.readouterr().out.splitlines())
     assert (row["title"], row["layer"], row["file"]) == ("Egyptian cat", None, "made/output-285.png")
     assert last == {"sheet": "made/output-dreams.png"}
-    made = seewhy.dream(lite0, None, 285, size=48, iterations=2, pyramid_levels=2, parametrisation="pixels", seed=4)
+    made = seewhy.dream(lite0, None, 285, size=48, iterations=2, pyramid_levels=2, parametrization="pixels", seed=4)
     assert np.array_equal(read(row["file"]), (made[0] * 255).round().byte().permute(1, 2, 0).numpy())
 
 
@@ -77,12 +77,12 @@ def test_the_output_by_default(lite0, capsys):
         (["--layer", "classifier", "--channel", "1000"], 2, "channel 1000 is out of range"),
         (["--channel", "3", "--scale", "1"], 2, "pyramid_scale=1.0: a number above 1"),
         (["--channel", "3", "--iterations", "0"], 2, "--iterations"),
-        (["--channel", "3", "--parametrisation", "waves"], 2, "waves"),
+        (["--channel", "3", "--parametrization", "waves"], 2, "waves"),
         (["--channel", "three"], 2, "valid integer"),
         (["--channel", "3", "--initial", "missing.png"], 3, "missing.png: no such file"),
     ],
 )
-def test_bad_input_is_one_line_and_a_code(tmp_path, capsys, arguments, code, text):
+def test_dream_command_with_bad_input_prints_one_line(tmp_path, capsys, arguments, code, text):
     assert main(["dream", *arguments]) == code
     said = capsys.readouterr()
     assert text in said.err
@@ -92,19 +92,19 @@ def test_bad_input_is_one_line_and_a_code(tmp_path, capsys, arguments, code, tex
 
 
 @pytest.mark.row(87)
-def test_the_gallery():
+def test_tile_images_layout_and_errors():
     pictures = [torch.full((3, 5, 8), n / 5) for n in range(6)]
     titles = ["cat", "dog", "$x", *(f"{name}\n(High Resolution)" for name in ("cat", "dog", "$x"))]
-    page = gallery(pictures, titles, columns=3, title="What pleases it")
+    page = tile_images(pictures, titles, columns=3, title="What pleases it")
     assert [axis.get_title() for axis in page.axes] == titles
     rows = {round(axis.get_subplotspec().rowspan.start) for axis in page.axes[3:]}
     assert rows == {1}
     for n, axis in enumerate(page.axes):
         assert (np.asarray(axis.images[0].get_array()) == round(n / 5 * 255)).all()
-    assert image(torch.rand(1, 4, 5)).size == (5, 4)
+    assert tensor_to_image(torch.rand(1, 4, 5)).size == (5, 4)
     for bad in (torch.full((3, 2, 2), 1.5), torch.zeros(2, 3, 3), torch.zeros(3, 3)):
-        with pytest.raises(seewhy.OptionError, match=r"a picture is \[3 or 1, H, W\] in \[0, 1\]"):
-            image(bad)
+        with pytest.raises(seewhy.OptionError, match=r"a picture must be \[3 or 1, H, W\] in \[0, 1\]"):
+            tensor_to_image(bad)
     for wrong in (([], []), (pictures, titles[:2])):
         with pytest.raises(seewhy.OptionError, match="a title a picture"):
-            gallery(*wrong)
+            tile_images(*wrong)

@@ -1,4 +1,4 @@
-"""The commands around layers: layers, activations, and the layer options of explain."""
+"""The `layers` and `activations` commands, and the layer options of `explain`."""
 
 import json
 
@@ -18,7 +18,7 @@ def cat(tmp_path, shipped, monkeypatch):
     return "cat.png"
 
 
-def test_layers(lite0, capsys):
+def test_layers_command(lite0, capsys):
     assert main(["layers"]) == 0
     said = capsys.readouterr()
     assert said.out.rstrip("\n") == str(seewhy.layers(lite0))
@@ -28,7 +28,7 @@ def test_layers(lite0, capsys):
 
 
 @pytest.mark.row(54, 131)
-def test_layers_as_json(lite0, capsys):
+def test_layers_command_as_json(lite0, capsys):
     assert main(["layers", "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     expected = [row._asdict() for row in seewhy.layers(lite0)]
@@ -38,7 +38,7 @@ def test_layers_as_json(lite0, capsys):
 
 
 @pytest.mark.row(65, 66, 69)
-def test_activations(cat, tmp_path, lite0, capsys):
+def test_activations_command(cat, tmp_path, lite0, capsys):
     arguments = ["activations", cat, "--layer", "blocks.2", "--out", "made"]
     assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -64,7 +64,7 @@ def test_activations(cat, tmp_path, lite0, capsys):
         assert picture.tobytes() == found.montage(4).tobytes()
 
 
-def test_activations_of_several_pictures(cat, tmp_path, shipped, lite0, capsys):
+def test_activations_command_on_several_pictures(cat, tmp_path, shipped, lite0, capsys):
     (tmp_path / "other").mkdir()
     with Image.open(shipped["coffee"]) as picture:
         picture.save("other/cat.png")
@@ -79,7 +79,7 @@ def test_activations_of_several_pictures(cat, tmp_path, shipped, lite0, capsys):
             assert np.abs(difference).max() <= 1
 
 
-def test_explain_with_a_layer(cat, tmp_path, lite0, capsys):
+def test_explain_command_with_feature_layer(cat, tmp_path, lite0, capsys):
     how = "--method gradcam --feature-layer blocks.4 --target 281 --target tabby --json --out made"
     assert main(["explain", cat, *how.split()]) == 0
     said = capsys.readouterr()
@@ -94,7 +94,7 @@ def test_explain_with_a_layer(cat, tmp_path, lite0, capsys):
     assert found["reduction_layer"] == e.reduction_layer
 
 
-def test_the_default_method_tells_its_layer(cat, lite0, capsys):
+def test_explain_command_prints_the_chosen_layer(cat, lite0, capsys):
     assert main(["explain", cat, "--json"]) == 0
     said = capsys.readouterr()
     (found,) = map(json.loads, said.out.splitlines())
@@ -114,7 +114,7 @@ def test_the_default_method_tells_its_layer(cat, lite0, capsys):
         (["activations", "cat.png", "--layer", "block.2"], 2, "unknown layer 'block.2'. Did you mean 'blocks.2"),
         (["explain", "cat.png", "--feature-layer", "conv_hed"], 2, "'conv_hed'. Did you mean 'conv_head'"),
         (["explain", "cat.png", "--reduction-layer", "clasifier"], 2, "'clasifier'. Did you mean 'classifier'"),
-        (["explain", "cat.png", "--method", "gradient", "--feature-layer", "blocks.2"], 2, "read no layer"),
+        (["explain", "cat.png", "--method", "gradient", "--feature-layer", "blocks.2"], 2, "uses a layer"),
         (["explain", "cat.png", "--feature-layer", "classifier"], 3, "no positions"),
         (["explain", "cat.png", "--upsample", "cubic"], 2, "cubic"),
         (["activations", "cat.png", "--layer", "classifier"], 2, "a montage tiles"),
@@ -124,7 +124,7 @@ def test_the_default_method_tells_its_layer(cat, lite0, capsys):
         (["layers", "--model", "lite9"], 2, "unknown network 'lite9'"),
     ],
 )
-def test_bad_input_is_one_line_and_a_code(cat, tmp_path, capsys, arguments, code, text):
+def test_layer_commands_with_bad_input_print_one_line(cat, tmp_path, capsys, arguments, code, text):
     assert main(arguments) == code
     said = capsys.readouterr()
     assert text in said.err

@@ -1,4 +1,4 @@
-"""The methods that hide parts, from the command line."""
+"""Perturbation methods on the command line."""
 
 import json
 import re
@@ -28,19 +28,19 @@ FIVE = {
 
 
 @pytest.mark.parametrize("name", FIVE)
-def test_each(name, cup, tmp_path, capsys):
+def test_explain_command_with_perturbation_method(name, cup, tmp_path, capsys):
     options, passes = FIVE[name]
     arguments = ["explain", cup, "--method", name, "--target", "espresso", "--out", "made", *options.split()]
     assert main(arguments) == 0
     said = capsys.readouterr()
     assert said.out.splitlines() == ["made/cup.png"]
     assert f"{name}: {passes} forward, 0 backward passes" in said.err.splitlines()
-    assert "note: hidden parts: " in said.err
+    assert "note: masked parts: " in said.err
     with Image.open(tmp_path / "made" / "cup.png") as sheet:
         assert min(sheet.size) > 300
 
 
-def test_all_five_as_json(cup, capsys):
+def test_explain_command_with_five_perturbation_methods_as_json(cup, capsys):
     chosen = [part for name in FIVE for part in ("--method", name)]
     options = "--mask-size 112 --stride 112 --segments grid --features 4 --samples 8 --surrogate linear --cells 3"
     assert main(["explain", cup, *chosen, *options.split(), "--target", "967", "--target", "cup", "--json"]) == 0
@@ -76,7 +76,7 @@ def test_all_five_as_json(cup, capsys):
         ("kernel_shap", "--segments grid --features 9 --samples 17", "samples=17: 9 segments need at least 18"),
     ],
 )
-def test_options_that_are_none(name, options, says, cup, capsys):
+def test_explain_command_with_wrong_perturbation_options(name, options, says, cup, capsys):
     assert main(["explain", cup, "--method", name, *options.split()]) == 2
     said = capsys.readouterr()
     assert not said.out

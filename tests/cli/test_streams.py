@@ -1,4 +1,4 @@
-"""What comes out where, how fast the help is, and what is loaded for it."""
+"""stdout and stderr of the command, and the packages that it loads."""
 
 import json
 import os
@@ -26,13 +26,13 @@ def known(lite0, monkeypatch):
     monkeypatch.setattr(seewhy, "load", lambda spec, **_: lite0, raising=False)
 
 
-def test_the_library_loads_nothing_heavy():
+def test_import_loads_no_heavy_package():
     said = python("-c", f"import sys, seewhy; print([m for m in {HEAVY} if m in sys.modules])")
     assert said.stdout == "[]\n"
     assert not said.stderr
 
 
-def test_a_new_method_brings_its_own_options():
+def test_new_method_adds_its_options_to_the_command():
     said = python("-c", """
 from seewhy.methods import METHODS, Method
 def toy(gradient, *, how_many: int = 4):
@@ -50,7 +50,7 @@ main(["explain", "--help"])
 
 
 @pytest.mark.row(148)
-def test_only_data_on_stdout_and_nothing_else_on_stderr(shipped, tmp_path):
+def test_stdout_has_only_data_and_stderr_no_warnings(shipped, tmp_path):
     said = python("-m", "seewhy", "explain", str(shipped["chelsea"]), "--json", "--out", str(tmp_path))
     assert said.returncode == 0
     assert re.fullmatch(r"layer: bn2\.act \(7 × 7\): .*\n", said.stderr)  # why this layer, and nothing else
@@ -63,7 +63,7 @@ def test_only_data_on_stdout_and_nothing_else_on_stderr(shipped, tmp_path):
         assert sheet.format == "PNG"
 
 
-def test_each_picture_is_told_of_itself(known, shipped, tmp_path, capsys):
+def test_json_scores_belong_to_their_picture(known, shipped, tmp_path, capsys):
     """Scores of a batch belong to the picture beside them."""
     files = [str(shipped[name]) for name in ("coffee", "chelsea")]
     assert main(["explain", *files, "--json", "--out", str(tmp_path)]) == 0
@@ -73,14 +73,14 @@ def test_each_picture_is_told_of_itself(known, shipped, tmp_path, capsys):
     assert [line["scores"][0] for line in lines] == pytest.approx(top.tolist(), rel=1e-5)
 
 
-def test_without_a_command_the_help_is_shown(capsys):
+def test_command_without_arguments_shows_help(capsys):
     assert main([]) == 2
     said = capsys.readouterr()
     assert "explain" in said.out + said.err
     assert "Traceback" not in said.out + said.err
 
 
-def test_ctrl_c(known, capsys, monkeypatch):
+def test_keyboard_interrupt_exits_with_130(known, capsys, monkeypatch):
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
@@ -89,7 +89,7 @@ def test_ctrl_c(known, capsys, monkeypatch):
     assert capsys.readouterr().err in {"", "seewhy: stopped\n"}
 
 
-def test_every_picture_has_a_sheet_of_its_own(known, shipped, tmp_path, capsys):
+def test_pictures_of_equal_name_get_distinct_sheets(known, shipped, tmp_path, capsys):
     for name in ("a/cat.png", "b/cat.png", "cat-2.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         with Image.open(shipped["chelsea"]) as whole:

@@ -1,4 +1,4 @@
-"""The worked examples: each runs offline, makes a figure worth looking at, and what it says is so."""
+"""Worked examples: each runs offline, writes a complete figure, and its statements are true."""
 
 import ast
 import re
@@ -36,7 +36,7 @@ class Ran(NamedTuple):
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
-    """Runs an example once, without a network, and keeps the figure that it saved."""
+    """Run an example once, without network access, and keep the figure that it saves."""
     done = {}
 
     def run(name):
@@ -44,7 +44,7 @@ def ran(tmp_path_factory):
             pages, folder = [], tmp_path_factory.mktemp(name) / "new"
 
             def refused(*_):
-                raise AssertionError(f"{name}.py reaches for the network")
+                raise AssertionError(f"{name}.py opens a network connection")
 
             def saved(page, *given, **options):
                 pages.append(page)
@@ -63,8 +63,8 @@ def ran(tmp_path_factory):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_an_example_has_a_figure_and_a_test_of_its_own(file, ran):
-    assert f"test_{file.stem}" in globals(), "no test says what this example shows"
+def test_example_writes_a_figure_and_has_a_test(file, ran):
+    assert f"test_{file.stem}" in globals(), "this example has no test"
     done = ran(file.stem)
     assert done.facts["figure"] == done.folder / f"{file.stem}.png"
     assert [*done.folder.iterdir()] == [done.facts["figure"]]
@@ -89,7 +89,7 @@ def test_an_example_has_a_figure_and_a_test_of_its_own(file, ran):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_an_example_is_documentation(file):
+def test_example_is_documented(file):
     text = file.read_text(encoding="utf-8")
     tree = ast.parse(text)
     assert f"`python examples/{file.name} [OUT_DIR]`" in ast.get_docstring(tree)
@@ -97,10 +97,10 @@ def test_an_example_is_documentation(file):
     assert "pyplot" not in text
     imported = set(re.findall(r"^(?:import|from) seewhy.*$", text, re.MULTILINE))
     assert "import seewhy" in imported
-    assert imported <= {"import seewhy", "from seewhy import pictures"}, "the front door only"
+    assert imported <= {"import seewhy", "from seewhy import visualization"}, "public names only"
 
 
-def test_an_example_is_a_script(tmp_path):
+def test_example_runs_as_a_script(tmp_path):
     command = [sys.executable, "-W", "error", str(ROOT / "examples" / "overlay.py")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -109,7 +109,7 @@ def test_an_example_is_a_script(tmp_path):
 
 
 def shown(axis):
-    """What an axis shows, as numbers."""
+    """The images of an axis as arrays."""
     return [np.asarray(image.get_array(), dtype=float) for image in axis.images]
 
 
@@ -137,13 +137,13 @@ def test_digit_angle(ran):
     assert facts["error"] < facts["naive_error"] / 4
     assert abs(facts["true"] - 29) < 1
     assert abs(facts["predicted"] - facts["true"]) < 10
-    assert (facts["read"], facts["explained"]) == ("relu_4", "fc")
+    assert (facts["feature_layer"], facts["reduction_layer"]) == ("relu_4", "fc")
     assert facts["map"].shape == (28, 28)
     assert facts["map"].max() > 2.5 * facts["map"].mean() > 0
-    grey, jet = page.axes[:2]
-    assert grey.get_title() == f"true angle {facts['true']:.1f}°"
+    gray, jet = page.axes[:2]
+    assert gray.get_title() == f"true angle {facts['true']:.1f}°"
     assert jet.get_title() == f"predicted angle {facts['predicted']:.1f}°"
-    assert [image.get_cmap().name for image in (*grey.images, *jet.images)] == ["gray", "gray", "jet"]
+    assert [image.get_cmap().name for image in (*gray.images, *jet.images)] == ["gray", "gray", "jet"]
     assert jet.images[1].get_alpha() == 0.5
     assert np.array_equal(shown(jet)[1], facts["map"].double().numpy())
     assert len(facts["layers"]) == 17
@@ -152,10 +152,10 @@ def test_digit_angle(ran):
     assert re.search(r"17\s+fc\s+Linear\s+1 outputs, fully connected to 1568 inputs\s+1\s+1,569", text)
 
 
-def test_positive_angles_are_anticlockwise(ran):
-    turned = ran("digit_angle").scope["turned"]
+def test_digit_angle_positive_angles_are_anticlockwise(ran):
+    rotated = ran("digit_angle").scope["rotated"]
     digits = torch.tensor(load_digits().images[:20] / 16, dtype=torch.float32)[:, None]
-    straight, found = turned(digits, torch.zeros(20)), turned(digits, torch.full((20,), 30.0))
+    straight, found = rotated(digits, torch.zeros(20)), rotated(digits, torch.full((20,), 30.0))
 
     def likeness(angle):
         other = np.stack([rotate(digit[0].numpy(), angle) for digit in straight])
@@ -174,8 +174,8 @@ def test_japanese_vowels(ran):
         "conv_1", "relu_1", "norm_1", "conv_2", "relu_2", "norm_2", "pool", "flatten", "fc"]  # fmt: skip
     assert facts["layer"].startswith("relu_2 (19)")
     above, below = page.axes[:3], page.axes[3:]
-    for top, bottom, curve, true, named in zip(
-        above, below, facts["maps"], facts["speakers"], facts["named"], strict=True
+    for top, bottom, curve, true, predicted in zip(
+        above, below, facts["maps"], facts["speakers"], facts["predicted"], strict=True
     ):
         assert len(top.lines) == 12
         assert {len(line.get_ydata()) for line in top.lines} == {len(curve)}
@@ -183,7 +183,7 @@ def test_japanese_vowels(ran):
         assert np.array_equal(bottom.lines[0].get_ydata(), curve.numpy())
         assert curve.max() > 2 * curve.min() >= 0
         assert top.get_position().y0 > bottom.get_position().y1
-        assert top.get_title() == f"speaker {true + 1},\nnamed speaker {named + 1}"
+        assert top.get_title() == f"speaker {true + 1},\npredicted speaker {predicted + 1}"
     (legend,) = page.legends
     assert [text.get_text() for text in legend.texts] == [f"coefficient {n}" for n in range(1, 13)]
     sequences, speakers = ran("japanese_vowels").scope["read"]("TRAIN")
@@ -196,7 +196,7 @@ def test_japanese_vowels(ran):
 def test_volume(ran):
     facts, page = ran("volume").facts, ran("volume").page
     assert facts["accuracy"] > 0.9
-    assert min(facts["found"].values()) > 0.8  # by chance it were a tenth
+    assert min(facts["found"].values()) > 0.8  # by chance it would be a tenth
     assert facts["grid"] == (6, 12, 12)
     e = facts["explanation"]
     assert e.maps.shape == (90, 1, 12, 24, 24)
@@ -221,32 +221,32 @@ def test_volume(ran):
 def test_segmentation(ran):
     facts, page = ran("segmentation").facts, ran("segmentation").page
     assert min(facts["overlap"].values()) > 0.9
-    by_index, by_mask = facts["shares"]["index"], facts["shares"]["mask"]
+    by_index, by_mask = facts["fractions"]["index"], facts["fractions"]["mask"]
     assert by_index["own"] > 1.5 * facts["area"]
     assert by_mask["own"] > 2 * facts["area"]
     assert by_mask["other"] < 0.4 * by_index["other"]
     index, mask = facts["shown"]
     for k in (0, 1):
-        scores, pixels = facts["output"][k + 1], facts["seen"] == k + 1
+        scores, pixels = facts["output"][k + 1], facts["predicted"] == k + 1
         assert torch.isclose(index.scores[0, k], scores.sum(), rtol=1e-4)
         assert torch.isclose(mask.scores[0, k], scores[pixels].sum(), rtol=1e-4)
-        by_index, by_mask = (e.values[0, k, 0] for e in facts["behind"])
+        by_index, by_mask = (e.values[0, k, 0] for e in facts["last_rectifier"])
         scale = by_index.max() / by_mask.max()
         assert torch.allclose(by_index, by_mask * scale, atol=1e-4 * float(by_index.max()))
         for axis, e in ((page.axes[3 * k + 1], index), (page.axes[3 * k + 2], mask)):
             assert np.array_equal(shown(axis)[1], e.maps[0, k].double().numpy())
-    assert facts["behind"][0].feature_layer == "up_1.relu_2"
-    assert np.array_equal(shown(page.axes[3])[0], facts["seen"].numpy())
+    assert facts["last_rectifier"][0].feature_layer == "up_1.relu_2"
+    assert np.array_equal(shown(page.axes[3])[0], facts["predicted"].numpy())
 
 
 @pytest.mark.row(72, 121, 128)
 def test_deep_and_shallow(ran):
     facts, page = ran("deep_and_shallow").facts, ran("deep_and_shallow").page
-    assert facts["read"] == ["bn2.act", "blocks.2.0.bn1.act"]
+    assert facts["feature_layers"] == ["bn2.act", "blocks.2.0.bn1.act"]
     assert facts["grids"] == [(7, 7), (56, 56)]
     assert "seewhy.layers lists them" in facts["reasons"][0]
     assert facts["reasons"][1] == "given"
-    assert set(facts["read"]) < {row.name for row in facts["layers"]}
+    assert set(facts["feature_layers"]) < {row.name for row in facts["layers"]}
     assert [axis.get_title() for axis in page.axes[:3]] == [
         "Input", "Grad-CAM, bn2.act", "Grad-CAM, blocks.2.0.bn1.act"]  # fmt: skip
     deep, shallow = ((m.diff(dim=0).abs().mean() / m.std()) for m in facts["maps"])
@@ -263,8 +263,10 @@ def test_many_pictures(ran):
         assert torch.allclose(found.picture[digit], mine.mean(0), atol=1e-5)
         e = seewhy.explain(facts["net"], mine[:, None], "integrated_gradients", target=digit, score="margin",
                            steps=32, baseline=0, batch_size=100)  # fmt: skip
-        assert torch.allclose(found.places[digit], e.values[:, 0, 0].mean(0), atol=1e-4)
-    assert torch.allclose(found.places.sum((1, 2)), found.gain, rtol=0.02), "places share the gain out"
+        assert torch.allclose(found.positions[digit], e.values[:, 0, 0].mean(0), atol=1e-4)
+    assert torch.allclose(found.positions.sum((1, 2)), found.gain, rtol=0.02), (
+        "the gain is distributed over the positions"
+    )
     with torch.no_grad():
         margins = [one - torch.logsumexp(torch.cat([z[:k], z[k + 1 :]]), 0) for z in facts["net"](x) for k, one in
                    enumerate(z)]  # fmt: skip
@@ -274,13 +276,13 @@ def test_many_pictures(ran):
         empty = none[digit] - torch.logsumexp(torch.cat([none[:digit], none[digit + 1 :]]), 0)
         assert found.gain[digit] == pytest.approx(float(margins[y == digit, digit].mean() - empty), rel=1e-3)
 
-    alike = facts["alike"]
-    assert alike.argmax(1).tolist() == list(range(10)), "half of the pictures tell the same"
-    assert alike.diag().min() > 0.9
-    right = facts["accuracy"]
-    assert right["as it is"] > 0.95
-    assert right["most contributing places hidden"] < right["places with most ink hidden"] - 0.05
-    assert right["most contributing places hidden"] < right["any places hidden"] - 0.3
+    similarity = facts["similarity"]
+    assert similarity.argmax(1).tolist() == list(range(10)), "both halves of the pictures give similar maps"
+    assert similarity.diag().min() > 0.9
+    accuracy = facts["accuracy"]
+    assert accuracy["unmasked"] > 0.95
+    assert accuracy["most contributing positions masked"] < accuracy["positions with most ink masked"] - 0.05
+    assert accuracy["most contributing positions masked"] < accuracy["random positions masked"] - 0.3
 
     for digit, axis in enumerate(page.axes[:10]):
         assert axis.get_title() == f"{digit}: {int(found.count[digit])} pictures"
@@ -306,15 +308,15 @@ def test_several_views(ran, lite0):
     for i in range(4):
         for j in range(4):
             assert facts["agreement"][i, j] == pytest.approx(spearmanr(ranks[i], ranks[j])[0], abs=1e-4)
-    assert facts["agreement"][0, 2] > 0.4, "Grad-CAM and LIME see much alike"
-    assert np.abs(facts["agreement"][3, :3]).max() < 0.2, "the gradient ranks places in another way"
+    assert facts["agreement"][0, 2] > 0.4, "Grad-CAM and LIME agree"
+    assert np.abs(facts["agreement"][3, :3]).max() < 0.2, "the gradient ranks positions differently"
 
     area = 160 * 180 / 224**2
     share = {name: float(m[40:200, 20:200].sum() / m.sum()) for name, m in zip(facts["maps"], maps.clamp(min=0))}
     assert share["gradcam"] > 1.3 * area, "on the face"
     assert share["lime"] > 1.1 * area
     assert share["gradient"] < 1.1 * area, "spread"
-    assert share["occlusion"] < 0.7 * area, "hiding the corners costs more than hiding the face"
+    assert share["occlusion"] < 0.7 * area, "masking the corners lowers the score more than masking the face"
 
     shown_dream = torch.tensor(shown(page.axes[7])[0]).permute(2, 0, 1)
     assert torch.allclose(shown_dream.float(), facts["dream"])

@@ -1,4 +1,4 @@
-"""The notebooks run, offline, and give what is stored in them."""
+"""The notebooks run offline and produce the outputs stored in them."""
 
 import json
 import os
@@ -19,13 +19,13 @@ nbformat.write(book, sys.argv[2])
 
 
 def outputs(file):
-    """A list a code cell: what it shows, warnings left out."""
+    """Per code cell the displayed results, without warnings."""
     cells = [cell for cell in json.loads(file.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
     return [[o["data"] for o in cell["outputs"] if o["output_type"] == "execute_result"] for cell in cells]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_notebook_runs(file, tmp_path):
+def test_notebook_produces_stored_outputs(file, tmp_path):
     made = tmp_path / file.name
     path = os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
     subprocess.run([sys.executable, "-c", RUN, file, made], check=True, capture_output=True,
@@ -42,7 +42,7 @@ def test_a_notebook_runs(file, tmp_path):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_notebook_is_documentation(file):
+def test_notebook_is_documented(file):
     text = file.read_text(encoding="utf-8")
     assert f"`{file.name}`" in (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
     assert "/tmp/" not in text.replace("TemporaryDirectory", "")
@@ -50,5 +50,5 @@ def test_a_notebook_is_documentation(file):
     assert file.stat().st_size < 1_500_000
 
 
-def test_there_are_notebooks():
+def test_notebook_names():
     assert [file.stem for file in FILES] == ["first_look", "trust"]

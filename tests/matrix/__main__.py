@@ -10,23 +10,23 @@ import warnings
 from pathlib import Path
 
 import seewhy
-from tests.matrix.cells import run, warm
-from tests.matrix.networks import NETWORKS, built
+from tests.matrix.cells import run_method, warm_up
+from tests.matrix.networks import NETWORKS, build
 
-RECORD = Path(__file__).parents[2] / "benchmarks" / "results" / "matrix.csv"
+RESULTS_FILE = Path(__file__).parents[2] / "benchmarks" / "results" / "matrix.csv"
 
 
-def recorded():
+def read_results():
     """(network, method) -> (kind, word, detail)."""
-    if not RECORD.exists():
+    if not RESULTS_FILE.exists():
         return {}
-    with RECORD.open(encoding="utf-8", newline="") as file:
+    with RESULTS_FILE.open(encoding="utf-8", newline="") as file:
         return {(r["network"], r["method"]): (r["kind"], r["word"], r["detail"]) for r in csv.DictReader(file)}
 
 
-def write(cells):
+def write_results(cells):
     """In the order of both tables; what is in neither any more is dropped."""
-    with RECORD.open("w", encoding="utf-8", newline="") as file:
+    with RESULTS_FILE.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["network", "kind", "method", "word", "detail"])
         for name in NETWORKS:
@@ -43,18 +43,18 @@ def main(asked):
         raise SystemExit(f"no network and no method: {', '.join(sorted(unknown))}. Networks: {', '.join(NETWORKS)}")
     networks = [n for n in asked if n in NETWORKS] or list(NETWORKS)
     methods = [m for m in asked if m in seewhy.METHODS] or list(seewhy.METHODS)
-    cells, wrong = recorded(), 0
+    cells, wrong = read_results(), 0
     for name in networks:
-        began, model = time.perf_counter(), built(NETWORKS[name])
-        warm(model, NETWORKS[name])
+        began, model = time.perf_counter(), build(NETWORKS[name])
+        warm_up(model, NETWORKS[name])
         for method in methods:
-            cell = run(model, NETWORKS[name], method)
+            cell = run_method(model, NETWORKS[name], method)
             cells[name, method] = (NETWORKS[name].kind, *cell)
-            if cell.word == "wrong":
+            if cell.outcome == "wrong":
                 wrong += 1
                 print(f"{name}, {method}: {cell.detail}", file=sys.stderr)
         print(f"{name}: {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
-        write(cells)
+        write_results(cells)
     return wrong
 
 

@@ -20,7 +20,7 @@ class Network(NamedTuple):
     double: bool = True
 
 
-def built(network):
+def build(network):
     """The network in double precision where it can be, nothing in it zero, as fresh heads and scales often are."""
     torch.manual_seed(0)
     model = network.make()
@@ -37,7 +37,7 @@ def built(network):
     return model
 
 
-def timm_(name, **options):
+def from_timm(name, **options):
     def make():
         import timm
 
@@ -46,7 +46,7 @@ def timm_(name, **options):
     return make
 
 
-def of_timm(file, name, **options):
+def from_timm_module(file, name, **options):
     def make():
         import importlib
 
@@ -55,7 +55,7 @@ def of_timm(file, name, **options):
     return make
 
 
-def torchvision_(name, **options):
+def from_torchvision(name, **options):
     def make():
         import torchvision
 
@@ -227,41 +227,45 @@ def onnx_session():
 NETWORKS = {
     "LeNet": Network("old CNN", lenet),
     "VGG": Network("old CNN", vgg),
-    "SqueezeNet": Network("old CNN", torchvision_("squeezenet1_1"), (3, 48, 48)),
-    "GoogLeNet": Network("old CNN", torchvision_("googlenet", init_weights=False, aux_logits=False)),
+    "SqueezeNet": Network("old CNN", from_torchvision("squeezenet1_1"), (3, 48, 48)),
+    "GoogLeNet": Network("old CNN", from_torchvision("googlenet", init_weights=False, aux_logits=False)),
     "ResNet": Network("CNN", resnet),
-    "ResNet, timm's test": Network("CNN", timm_("test_resnet")),
-    "DenseNet": Network("CNN", of_timm("densenet", "DenseNet", growth_rate=8, block_config=(2, 2, 2))),
-    "MobileNet v3": Network("CNN", timm_("mobilenetv3_small_050"), (3, 48, 48)),
-    "EfficientNet": Network("CNN", timm_("test_efficientnet")),
-    "ByobNet": Network("CNN", timm_("test_byobnet")),
-    "RegNet": Network("CNN", timm_("regnetx_002")),
-    "NFNet": Network("CNN", timm_("test_nfnet")),
-    "ConvNeXt": Network("new CNN", timm_("test_convnext")),
-    "ConvMixer": Network("mixer", of_timm("convmixer", "ConvMixer", dim=16, depth=2, kernel_size=5, patch_size=4)),
-    "MLP-Mixer": Network(
-        "mixer", of_timm("mlp_mixer", "MlpMixer", img_size=32, patch_size=8, num_blocks=2, embed_dim=24)
+    "ResNet, timm's test": Network("CNN", from_timm("test_resnet")),
+    "DenseNet": Network("CNN", from_timm_module("densenet", "DenseNet", growth_rate=8, block_config=(2, 2, 2))),
+    "MobileNet v3": Network("CNN", from_timm("mobilenetv3_small_050"), (3, 48, 48)),
+    "EfficientNet": Network("CNN", from_timm("test_efficientnet")),
+    "ByobNet": Network("CNN", from_timm("test_byobnet")),
+    "RegNet": Network("CNN", from_timm("regnetx_002")),
+    "NFNet": Network("CNN", from_timm("test_nfnet")),
+    "ConvNeXt": Network("new CNN", from_timm("test_convnext")),
+    "ConvMixer": Network(
+        "mixer", from_timm_module("convmixer", "ConvMixer", dim=16, depth=2, kernel_size=5, patch_size=4)
     ),
-    "PoolFormer": Network("mixer", of_timm("metaformer", "MetaFormer", depths=(1, 1, 1, 1), dims=(8, 16, 24, 32))),
-    "ViT, timm": Network("transformer", timm_("test_vit", img_size=32)),
-    "ViT, averaged": Network("transformer", timm_("test_vit", img_size=32, class_token=False, global_pool="avg")),
+    "MLP-Mixer": Network(
+        "mixer", from_timm_module("mlp_mixer", "MlpMixer", img_size=32, patch_size=8, num_blocks=2, embed_dim=24)
+    ),
+    "PoolFormer": Network(
+        "mixer", from_timm_module("metaformer", "MetaFormer", depths=(1, 1, 1, 1), dims=(8, 16, 24, 32))
+    ),
+    "ViT, timm": Network("transformer", from_timm("test_vit", img_size=32)),
+    "ViT, averaged": Network("transformer", from_timm("test_vit", img_size=32, class_token=False, global_pool="avg")),
     "ViT, torchvision": Network("transformer", torchvision_vit),
     "ViT, Hugging Face": Network("transformer", hf_vit),
     "DeiT, distilled": Network(
-        "transformer", timm_("deit_tiny_distilled_patch16_224", img_size=32, patch_size=8, embed_dim=24, depth=2)
+        "transformer", from_timm("deit_tiny_distilled_patch16_224", img_size=32, patch_size=8, embed_dim=24, depth=2)
     ),
     "BEiT": Network(
-        "transformer", timm_("beit_base_patch16_224", img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=2)
+        "transformer", from_timm("beit_base_patch16_224", img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=2)
     ),
     "CaiT": Network(
-        "transformer", of_timm("cait", "Cait", img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=2)
+        "transformer", from_timm_module("cait", "Cait", img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=2)
     ),
     "XCiT": Network(
-        "transformer", of_timm("xcit", "Xcit", img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=2)
+        "transformer", from_timm_module("xcit", "Xcit", img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=2)
     ),
     "Swin": Network(
         "transformer",
-        of_timm(
+        from_timm_module(
             "swin_transformer",
             "SwinTransformer",
             img_size=32,
@@ -274,7 +278,7 @@ NETWORKS = {
     ),
     "PVT v2": Network(
         "transformer",
-        of_timm(
+        from_timm_module(
             "pvt_v2",
             "PyramidVisionTransformerV2",
             depths=(1, 1, 1, 1),
@@ -282,11 +286,13 @@ NETWORKS = {
             num_heads=(1, 1, 2, 2),
         ),
     ),
-    "MobileViT": Network("hybrid", timm_("mobilevit_xxs"), (3, 64, 64)),
-    "EdgeNeXt": Network("hybrid", timm_("edgenext_xx_small"), (3, 64, 64)),
+    "MobileViT": Network("hybrid", from_timm("mobilevit_xxs"), (3, 64, 64)),
+    "EdgeNeXt": Network("hybrid", from_timm("edgenext_xx_small"), (3, 64, 64)),
     "LeViT": Network(
         "hybrid",
-        of_timm("levit", "Levit", img_size=64, embed_dim=(16, 24, 32), num_heads=(2, 2, 2), key_dim=8, depth=(1, 1, 1)),
+        from_timm_module(
+            "levit", "Levit", img_size=64, embed_dim=(16, 24, 32), num_heads=(2, 2, 2), key_dim=8, depth=(1, 1, 1)
+        ),
         (3, 64, 64),
     ),
     "1-D CNN": Network("1-D", sequence, (3, 40)),

@@ -1,86 +1,86 @@
-"""Rollout, attention times gradient and LeGrad, in networks of every make."""
+"""Rollout, attention × gradient and LeGrad on transformers of several implementations."""
 
 import numpy as np
 import pytest
 import timm
 import torch
 from tests.oracles import ORACLES
-from tests.oracles.attention import Vit, VitTwin
+from tests.oracles.attention import NumpyViT, TorchViT
 from torch import nn
 from torch.nn import functional as F
 
 import seewhy
-from seewhy.testing import same, state
-from seewhy.trace.attention import attending
+from seewhy.testing import state, states_equal
+from seewhy.tracing.attention import record_attention
 
-METHODS = ("rollout", "attention_gradient", "legrad")
+ATTENTION_METHODS = ("rollout", "attention_gradient", "legrad")
 TARGETS = np.array([[3, 0, 2], [1, 2, 0]])
-ODD = np.random.default_rng(7).normal(size=(2, 3, 6, 9)) * 2
-KINDS = ("fused", "plain", "flat", "module")
+X = np.random.default_rng(7).normal(size=(2, 3, 6, 9)) * 2
+ATTENTION_KINDS = ("fused", "plain", "flat", "module")
 
 
-def off(values, expected):
+def relative_error(values, expected):
     return np.abs(values.numpy() - expected).max() / np.abs(expected).max()
 
 
 @pytest.fixture(
     scope="module", params=[(1, "first"), (0, "patches"), (1, "patches"), (2, "two"), (4, "first")], ids=str
 )
-def written(request):
-    """A transformer written out by hand, with what each method must give; tokens before the patches, who is read."""
-    vit = Vit(*request.param)
-    return vit, {name: ORACLES[name](vit, ODD, TARGETS) for name in METHODS}
+def vit_and_expected(request):
+    """A NumPy transformer and the expected maps per method; parameters: tokens before the patches, pooled tokens."""
+    vit = NumpyViT(*request.param)
+    return vit, {name: ORACLES[name](vit, X, TARGETS) for name in ATTENTION_METHODS}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_way_to_compute_attention_and_to_read_tokens(written, kind):
-    vit, expected = written
-    net, x = VitTwin(vit, kind=kind).train(), torch.tensor(ODD)
+@pytest.mark.parametrize("kind", ATTENTION_KINDS)
+def test_attention_methods_equal_their_oracles(vit_and_expected, kind):
+    vit, expected = vit_and_expected
+    net, x = TorchViT(vit, kind=kind).train(), torch.tensor(X)
     before = state(net)
-    for e in seewhy.explain(net, x, METHODS, target=torch.tensor(TARGETS)):
-        assert off(e.values, expected[e.method]) <= 1e-12
-        assert (
-            np.abs(e.scores.numpy() - [vit.scores(one)[t] for one, t in zip(ODD, TARGETS, strict=True)]).max() < 1e-12
-        )
-        assert e.layer_reason.startswith(f"2 attentions of {vit.tokens} tokens: 2 × 3 patches")
-    assert same(before, state(net))
+    for e in seewhy.explain(net, x, ATTENTION_METHODS, target=torch.tensor(TARGETS)):
+        assert relative_error(e.values, expected[e.method]) <= 1e-12
+        assert np.abs(e.scores.numpy() - [vit.scores(one)[t] for one, t in zip(X, TARGETS, strict=True)]).max() < 1e-12
+        assert e.layer_reason.startswith(f"2 attention layers with {vit.tokens} tokens: 2 × 3 patches")
+    assert states_equal(before, state(net))
 
 
-def test_the_probability_is_read_off_every_block(written):
-    """Chain rule: s (1 - s) times the slope of the margin, block by block, at the score read there."""
-    vit = written[0]
-    e = seewhy.explain(VitTwin(vit), torch.tensor(ODD), "legrad", target=1, score="probability")
-    for n, sample in enumerate(ODD):
-        total, z = np.zeros(vit.tokens), vit.follow(sample)[0]
-        for b, slopes in enumerate(vit.slopes(sample, own=True)):
-            share = np.exp(vit.readout(np.array([z[b + 1].mean(0)] * vit.tokens)))
-            share = share / share.sum()
-            slope = share[1] * (slopes[1] - np.einsum("c,chij->hij", share, slopes))
-            total += np.maximum(slope, 0).mean((0, 1)) / vit.depth
+def test_legrad_with_probability_score(vit_and_expected):
+    """By the chain rule, per block: s (1 - s) times the gradient of the margin, at the score of that block."""
+    vit = vit_and_expected[0]
+    e = seewhy.explain(TorchViT(vit), torch.tensor(X), "legrad", target=1, score="probability")
+    for n, sample in enumerate(X):
+        total, z = np.zeros(vit.tokens), vit.run_blocks(sample)[0]
+        for b, gradients in enumerate(vit.attention_gradients(sample, per_block=True)):
+            probabilities = np.exp(vit.head(np.array([z[b + 1].mean(0)] * vit.tokens)))
+            probabilities = probabilities / probabilities.sum()
+            gradient = probabilities[1] * (gradients[1] - np.einsum("c,chij->hij", probabilities, gradients))
+            total += np.maximum(gradient, 0).mean((0, 1)) / vit.depth
         assert np.abs(e.values[n].numpy().ravel() - total[vit.prefix :]).max() <= 1e-12 * total.max()
 
 
-def test_one_forward_and_partial_backwards():
-    net = Counted(VitTwin(Vit()))
-    seewhy.explain(net, torch.tensor(ODD), METHODS, target=[0, 1])
-    net.samples = 0  # what is known of the network stays known
-    e = seewhy.explain(net, torch.tensor(ODD), METHODS, target=[0, 1])
+def test_attention_methods_share_one_forward_pass():
+    net = Counted(TorchViT(NumpyViT()))
+    seewhy.explain(net, torch.tensor(X), ATTENTION_METHODS, target=[0, 1])
+    net.samples = 0  # the plan of the network is cached by the first call
+    e = seewhy.explain(net, torch.tensor(X), ATTENTION_METHODS, target=[0, 1])
     assert net.samples == 2
     assert all(one.evaluations == (2, 4) for one in e)
 
 
 class Counted(nn.Module):
-    def __init__(self, inside):
+    """Counts the samples that are passed to a network."""
+
+    def __init__(self, net):
         super().__init__()
-        self.inside, self.samples = inside, 0
+        self.net, self.samples = net, 0
 
     def forward(self, x):
         self.samples += len(x)
-        return self.inside(x)
+        return self.net(x)
 
 
-def drawn(net, seed=0):
-    """Nothing is zero, as heads and class tokens of fresh networks are."""
+def randomized(net, seed=0):
+    """The network with random parameters; in new networks heads and class tokens may be zero."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in net.named_parameters():
@@ -90,10 +90,10 @@ def drawn(net, seed=0):
 
 
 def timm_vit(name="vit_tiny_patch16_224", **options):
-    return drawn(timm.create_model(name, num_classes=5, **{"img_size": 48, "depth": 3, **options}))
+    return randomized(timm.create_model(name, num_classes=5, **{"img_size": 48, "depth": 3, **options}))
 
 
-def by_hand(block, q):
+def timm_attention_weights(block, q):
     """Attention weights [N, heads, T, T] of one timm attention, from its input."""
     n, t, _ = q.shape
     qkv = block.qkv(q).reshape(n, t, 3, block.num_heads, -1)
@@ -102,17 +102,19 @@ def by_hand(block, q):
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_timm_fused_or_not(fused):
+def test_rollout_on_timm_with_and_without_fused_attention(fused):
     net = timm_vit()
-    seen = []
+    observed = []
     for block in net.blocks:
         block.attn.fused_attn = fused
-        block.attn.register_forward_pre_hook(lambda layer, args: seen.append(by_hand(layer, args[0]).mean(1)))
+        block.attn.register_forward_pre_hook(
+            lambda layer, args: observed.append(timm_attention_weights(layer, args[0]).mean(1))
+        )
     x = torch.randn(2, 3, 48, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         net(x)
     flow = torch.eye(10, dtype=torch.float64)
-    for weights in seen:
+    for weights in observed:
         flow = (weights + torch.eye(10)) / 2 @ flow
     expected = flow[:, 0, 1:].reshape(2, 1, 1, 3, 3)
     e = seewhy.explain(net, x, "rollout", target=1)
@@ -124,33 +126,33 @@ def test_timm_fused_or_not(fused):
     ("name", "options", "tokens"),
     [
         ("vit_tiny_patch16_224", {"class_token": False, "global_pool": "avg"}, "9 tokens: 3 × 3 patches"),
-        ("vit_tiny_patch16_224", {"reg_tokens": 3}, "13 tokens: 3 × 3 patches behind 4 others"),
-        ("deit_tiny_distilled_patch16_224", {}, "11 tokens: 3 × 3 patches behind 2 others"),
-        ("beit_base_patch16_224", {"embed_dim": 48, "num_heads": 4}, "10 tokens: 3 × 3 patches behind 1 other"),
-        ("eva02_tiny_patch14_224", {"img_size": 42}, "10 tokens: 3 × 3 patches behind 1 other"),
-        ("vit_tiny_patch16_224", {"img_size": (32, 64)}, "9 tokens: 2 × 4 patches behind 1 other"),
+        ("vit_tiny_patch16_224", {"reg_tokens": 3}, "13 tokens: 3 × 3 patches after 4 other tokens"),
+        ("deit_tiny_distilled_patch16_224", {}, "11 tokens: 3 × 3 patches after 2 other tokens"),
+        ("beit_base_patch16_224", {"embed_dim": 48, "num_heads": 4}, "10 tokens: 3 × 3 patches after 1 other token"),
+        ("eva02_tiny_patch14_224", {"img_size": 42}, "10 tokens: 3 × 3 patches after 1 other token"),
+        ("vit_tiny_patch16_224", {"img_size": (32, 64)}, "9 tokens: 2 × 4 patches after 1 other token"),
     ],
 )
-def test_tokens_before_the_patches(name, options, tokens):
+def test_tokens_before_the_patches_are_left_out(name, options, tokens):
     net = timm_vit(name, **options)
     size = options.get("img_size", 48)
     x = torch.randn(2, 3, *((size, size) if isinstance(size, int) else size), dtype=torch.float64)
-    for e in seewhy.explain(net, x, METHODS, target=[0, 3]):
-        assert e.layer_reason == f"3 attentions of {tokens}"
+    for e in seewhy.explain(net, x, ATTENTION_METHODS, target=[0, 3]):
+        assert e.layer_reason == f"3 attention layers with {tokens}"
         assert e.values.flatten(2).amax(2).gt(0).all()
         alone = seewhy.explain(net, x[1:], e.method, target=3).values
         assert (e.values[1:, 1:] - alone).abs().max() <= 1e-10 * alone.abs().max()
 
 
 def torchvision_vit(**options):
-    """As torchvision builds it; its attention is nn.MultiheadAttention without weights, and has a fast path."""
+    """A torchvision transformer; its attention is nn.MultiheadAttention without weights, with a fast path."""
     from torchvision.models import VisionTransformer
 
     small = {"image_size": 32, "patch_size": 8, "num_layers": 3, "num_heads": 2, "hidden_dim": 12, "mlp_dim": 16}
-    return drawn(VisionTransformer(**{**small, "num_classes": 5, **options}))
+    return randomized(VisionTransformer(**{**small, "num_classes": 5, **options}))
 
 
-def test_torchvision_beside_torchcam():
+def test_legrad_equals_torchcam():
     torchcam = pytest.importorskip("torchcam.methods")
     net, x = torchvision_vit(), torch.randn(2, 3, 32, 32, dtype=torch.float64)
     ours = seewhy.explain(net, x, "legrad", target=torch.tensor([1, 4])).values[:, 0, 0]
@@ -160,21 +162,21 @@ def test_torchvision_beside_torchcam():
     assert (ours - theirs).abs().max() <= 1e-12 * theirs.max()
 
 
-def test_the_fast_path_is_not_taken_and_not_switched_off():
+def test_fast_path_setting_is_not_changed():
     layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True, dropout=0.1)
-    net = drawn(Sequence(nn.TransformerEncoder(layer, 3, enable_nested_tensor=False), 8))
+    net = randomized(Sequence(nn.TransformerEncoder(layer, 3, enable_nested_tensor=False), 8))
     x = torch.randn(2, 8, 5, dtype=torch.float64)
     enabled = torch.backends.mha.get_fastpath_enabled()
     with torch.no_grad():
-        found = seewhy.explain(net, x, METHODS, target=[0, 1])
+        explanations = seewhy.explain(net, x, ATTENTION_METHODS, target=[0, 1])
     assert torch.backends.mha.get_fastpath_enabled() == enabled
-    for e in found:
+    for e in explanations:
         assert e.values.shape == (2, 2, 1, 5)
         assert e.values.flatten(1).amax(1).gt(0).all()
 
 
 class Sequence(nn.Module):
-    """[N, C, T] through an encoder of T tokens, read by their mean."""
+    """Encoder of T tokens for inputs [N, C, T], with a head on the mean token."""
 
     def __init__(self, encoder, width):
         super().__init__()
@@ -185,40 +187,40 @@ class Sequence(nn.Module):
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-def test_hugging_face(implementation):
-    """transformers gives attentions of its own when it is asked and computes them eagerly."""
+def test_hugging_face_equals_its_own_attentions(implementation):
+    """transformers returns attention weights with output_attentions=True and the eager implementation."""
     transformers = pytest.importorskip("transformers")
     small = {"hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
     config = transformers.ViTConfig(**small, image_size=32, patch_size=8, num_labels=5)
     config._attn_implementation = implementation
-    net = drawn(transformers.ViTForImageClassification(config))
+    net = randomized(transformers.ViTForImageClassification(config))
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     model = seewhy.wrap(net, forward=lambda net, x: net(x).logits)
-    e = seewhy.explain(model, x, METHODS, target=[0, 3])
-    assert e[0].layer_reason == "3 attentions of 17 tokens: 4 × 4 patches behind 1 other"
-    whole = seewhy.explain(net, x, METHODS, target=lambda output: output.logits[:, 3])  # the output as it is
+    e = seewhy.explain(model, x, ATTENTION_METHODS, target=[0, 3])
+    assert e[0].layer_reason == "3 attention layers with 17 tokens: 4 × 4 patches after 1 other token"
+    whole = seewhy.explain(net, x, ATTENTION_METHODS, target=lambda output: output.logits[:, 3])  # on the raw output
     for one, other in zip(whole, e, strict=True):
         assert torch.allclose(one.values[:, 0], other.values[:, 1], rtol=1e-10)
         assert one.output.logits.shape == (2, 5)
     net.set_attn_implementation("eager")
-    done = net(x, output_attentions=True)
-    slopes = torch.autograd.grad(done.logits[:, 3].sum(), done.attentions, retain_graph=True)
+    output = net(x, output_attentions=True)
+    gradients = torch.autograd.grad(output.logits[:, 3].sum(), output.attentions, retain_graph=True)
     relevance = torch.eye(17, dtype=torch.float64)
     flow = torch.eye(17, dtype=torch.float64)
-    for weights, slope in zip(done.attentions, slopes, strict=True):
+    for weights, gradient in zip(output.attentions, gradients, strict=True):
         flow = (weights.mean(1) + torch.eye(17)) / 2 @ flow
-        relevance = relevance + (weights * slope).clamp(min=0).mean(1) @ relevance
+        relevance = relevance + (weights * gradient).clamp(min=0).mean(1) @ relevance
     for ours, theirs in ((e[0], flow), (e[1], relevance)):
-        wanted = theirs[:, 0, 1:].detach()
-        # its eager attention takes the softmax in single precision; when it is asked eagerly, so is ours
-        digits = 1e-12 if implementation == "eager" else 1e-6
-        assert (ours.values[:, 1].flatten(1) - wanted).abs().max() <= digits * wanted.max()
+        expected = theirs[:, 0, 1:].detach()
+        # its eager attention computes the softmax in single precision, as ours does with the eager implementation
+        tolerance = 1e-12 if implementation == "eager" else 1e-6
+        assert (ours.values[:, 1].flatten(1) - expected).abs().max() <= tolerance * expected.max()
     assert e[2].values.gt(0).any()
 
 
-DRAW = torch.Generator().manual_seed(3)
-Q, K, V = (torch.randn(2, 4, 5, 6, generator=DRAW, dtype=torch.float64) for _ in range(3))
-MASK = torch.rand(2, 1, 5, 5, generator=DRAW) > 0.3
+GENERATOR = torch.Generator().manual_seed(3)
+Q, K, V = (torch.randn(2, 4, 5, 6, generator=GENERATOR, dtype=torch.float64) for _ in range(3))
+MASK = torch.rand(2, 1, 5, 5, generator=GENERATOR) > 0.3
 MASK[..., 0] = True
 
 
@@ -229,32 +231,32 @@ MASK[..., 0] = True
         {"enable_gqa": True},
     ],
 )  # fmt: skip
-def test_fused_attention_step_by_step_is_what_it_was(options):
+def test_observed_fused_attention_equals_torch(options):
     key, value = (K[:, :2], V[:, :2]) if "enable_gqa" in options else (K, V)
-    with attending() as found:
+    with record_attention() as attentions:
         ours = F.scaled_dot_product_attention(Q, key, value, **options)
     assert (ours - F.scaled_dot_product_attention(Q, key, value, **options)).abs().max() <= 1e-12
-    wide = value.repeat_interleave(4 // value.shape[1], 1)
-    assert (found[0].weights @ wide - ours).abs().max() <= 1e-12
-    assert (found[0].weights.sum(-1) - 1).abs().max() <= 1e-12
+    repeated = value.repeat_interleave(4 // value.shape[1], 1)
+    assert (attentions[0].weights @ repeated - ours).abs().max() <= 1e-12
+    assert (attentions[0].weights.sum(-1) - 1).abs().max() <= 1e-12
 
 
 @pytest.mark.parametrize("weights", [True, False])
 @pytest.mark.parametrize("average", [True, False])
-def test_multihead_attention_gives_what_it_was_asked_for(weights, average):
-    layer, z = drawn(nn.MultiheadAttention(8, 2, batch_first=True)), torch.randn(2, 5, 8, dtype=torch.float64)
+def test_observed_multihead_attention_returns_the_requested_weights(weights, average):
+    layer, z = randomized(nn.MultiheadAttention(8, 2, batch_first=True)), torch.randn(2, 5, 8, dtype=torch.float64)
     options = {"need_weights": weights, "average_attn_weights": average}
-    with attending() as found:
+    with record_attention() as attentions:
         ours = layer(z, z, z, **options)
     for one, other in zip(ours, layer(z, z, z, **options), strict=True):
         assert (one is None) == (other is None)
         assert one is None or (one - other).abs().max() <= 1e-12
-    assert len(found) == 1
-    assert found[0].weights.shape == (2, 2, 5, 5)
+    assert len(attentions) == 1
+    assert attentions[0].weights.shape == (2, 2, 5, 5)
 
 
 class Tokens(nn.Module):
-    """Patches of 4 × 4, something that mixes them, and a mean."""
+    """Patches of 4 × 4, a function that mixes them, and a head on the mean token."""
 
     def __init__(self, mix, width=8):
         super().__init__()
@@ -264,73 +266,76 @@ class Tokens(nn.Module):
         return self.head(self.mix(self.embed(x).flatten(2).transpose(1, 2)).mean(1))
 
 
-def windows(z):
+def windowed_attention(z):
     parts = z.unflatten(1, (4, -1)).flatten(0, 1)
     return z + F.scaled_dot_product_attention(parts, parts, parts).unflatten(0, (-1, 4)).flatten(1, 2)
 
 
-def channels(z):
+def channel_attention(z):
     return z + ((z.transpose(1, 2) @ z).softmax(-1) @ z.transpose(1, 2)).transpose(1, 2)
 
 
-def reduced(z):
+def attention_to_fewer_keys(z):
     return z + F.scaled_dot_product_attention(z, z[:, ::4], z[:, ::4])
 
 
-def none(z):
+def no_attention(z):
     return z + z.mean(1, keepdim=True).softmax(-1)
 
 
-def without_graph(z):
+def attention_without_graph(z):
     with torch.no_grad():
         weights = (z @ z.transpose(1, 2)).softmax(-1)
     return z + weights @ z
 
 
-def heads_first(z):
+def heads_before_samples(z):
     parts = torch.cat(z.chunk(2, 2))
     mixed = (parts @ parts.transpose(1, 2)).softmax(-1) @ parts
     return z + torch.cat(mixed.chunk(2), 2)
 
 
 @pytest.mark.parametrize(
-    ("mix", "words"),
+    ("mix", "message"),
     [
-        (none, "no attention was seen in Tokens"),
-        (windows, r"\[4, 4, 4\].*not one matrix a head over a grid"),
-        (channels, r"\[1, 8, 8\].*not one matrix a head over a grid"),
-        (reduced, "attention of 16 queries to 4 keys"),
-        (without_graph, "does not depend on all of its attention"),
-        (heads_first, "heads before samples"),
-        (lambda z: reduced(F.scaled_dot_product_attention(z, z, z)), "attention of 16 queries to 4 keys"),
+        (no_attention, "no attention was found in Tokens"),
+        (windowed_attention, r"\[4, 4, 4\].*not one matrix per head over a grid"),
+        (channel_attention, r"\[1, 8, 8\].*not one matrix per head over a grid"),
+        (attention_to_fewer_keys, "attention of 16 queries to 4 keys"),
+        (attention_without_graph, "does not depend on all of its attention"),
+        (heads_before_samples, "heads before samples"),
+        (
+            lambda z: attention_to_fewer_keys(F.scaled_dot_product_attention(z, z, z)),
+            "attention of 16 queries to 4 keys",
+        ),
     ],
 )
-@pytest.mark.parametrize("name", METHODS)
-def test_what_is_no_attention_of_all_to_all_is_refused(mix, words, name):
-    net, x = drawn(Tokens(mix)), torch.randn(2, 3, 16, 16, dtype=torch.float64)
+@pytest.mark.parametrize("name", ATTENTION_METHODS)
+def test_unsupported_attention_is_refused(mix, message, name):
+    net, x = randomized(Tokens(mix)), torch.randn(2, 3, 16, 16, dtype=torch.float64)
     before = state(net)
-    with pytest.raises(seewhy.ModelError, match=words):
+    with pytest.raises(seewhy.ModelError, match=message):
         seewhy.explain(net, x, name, target=0)
-    assert same(before, state(net))
+    assert states_equal(before, state(net))
 
 
-def test_windowed_and_staged_networks_are_refused():
+def test_windowed_and_hierarchical_transformers_are_refused():
     x = torch.randn(2, 3, 32, 32)
     swin = timm.create_model(
         "swin_tiny_patch4_window7_224", img_size=32, window_size=4, num_classes=5, depths=(2, 1, 1, 1)
     )
-    with pytest.raises(seewhy.ModelError, match="not of all tokens to all tokens"):
+    with pytest.raises(seewhy.ModelError, match="not between all tokens"):
         seewhy.explain(swin, x, "rollout")
     with pytest.raises(seewhy.ModelError, match="queries to"):
         seewhy.explain(timm.create_model("pvt_v2_b0", num_classes=5), x, "legrad")
-    with pytest.raises(seewhy.ModelError, match="no attention was seen in ResNet"):
+    with pytest.raises(seewhy.ModelError, match="no attention was found in ResNet"):
         seewhy.explain(timm.create_model("resnet10t", num_classes=5), x, "attention_gradient")
-    with pytest.raises(seewhy.ModelError, match="rollout needs"):
+    with pytest.raises(seewhy.ModelError, match="rollout requires"):
         seewhy.explain(lambda x: x.mean((2, 3)), x, "rollout")
 
 
 class Skips(nn.Module):
-    """Two blocks, and a head that reads what went into the second too."""
+    """Two blocks, and a head that also uses the input of the second block."""
 
     def __init__(self):
         super().__init__()
@@ -343,8 +348,8 @@ class Skips(nn.Module):
         return self.head(torch.cat([one, two], 2).mean(1))
 
 
-class Counts(nn.Module):
-    """Remembers how many samples came in."""
+class DependsOnBatchSize(nn.Module):
+    """Uses the number of input samples after the blocks."""
 
     def __init__(self):
         super().__init__()
@@ -357,20 +362,24 @@ class Counts(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("make", "words"), [(Skips, "last block is not like the others"), (Counts, "other tokens cannot|changes")]
+    ("make", "message"),
+    [
+        (Skips, "last block differs from the others"),
+        (DependsOnBatchSize, "fail on additional samples|depends on the number"),
+    ],
 )
-def test_legrad_says_why_blocks_cannot_be_read(make, words):
-    net, x = drawn(make()), torch.randn(2, 3, 16, 16, dtype=torch.float64)
-    with pytest.raises(seewhy.ModelError, match=f"legrad reads a score off every block.*({words})"):
+def test_legrad_refuses_blocks_without_a_score(make, message):
+    net, x = randomized(make()), torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    with pytest.raises(seewhy.ModelError, match=f"legrad computes a score from the output of each block.*({message})"):
         seewhy.explain(net, x, "legrad", target=0)
-    for e in seewhy.explain(net, x, METHODS[:2], target=0):
+    for e in seewhy.explain(net, x, ATTENTION_METHODS[:2], target=0):
         assert e.values.gt(0).any()
 
 
-def test_blocks_that_are_no_layers():
-    """Attention and linear layers side by side in a list; what a block gives is a sum in between."""
+def test_legrad_on_blocks_without_modules():
+    """Attention and linear layers in a list: the output of a block is a sum, not the output of a module."""
 
-    class Lists(nn.Module):
+    class BlockList(nn.Module):
         def __init__(self):
             super().__init__()
             self.embed, self.norm, self.head = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8), nn.Linear(8, 4)
@@ -385,7 +394,7 @@ def test_blocks_that_are_no_layers():
                 z = linear(z).tanh() + z
             return self.head(self.norm(z).mean(1))
 
-    net, x = drawn(Lists()), torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    net, x = randomized(BlockList()), torch.randn(2, 3, 16, 16, dtype=torch.float64)
     e = seewhy.explain(net, x, "legrad", target=2)
     z = net.embed(x).flatten(2).transpose(1, 2)
     expected = 0
@@ -404,18 +413,18 @@ def test_blocks_that_are_no_layers():
     assert (e.values.flatten(1) - expected).abs().max() <= 1e-12 * expected.max()
 
 
-def test_another_layer_than_the_output_can_be_explained():
+def test_attention_methods_with_reduction_layer():
     net = timm_vit()
     x = torch.randn(1, 3, 48, 48, dtype=torch.float64)
-    whole = seewhy.explain(net, x, METHODS, target=2)
-    part = seewhy.explain(net, x, METHODS, reduction_layer="head", target=2)
+    whole = seewhy.explain(net, x, ATTENTION_METHODS, target=2)
+    part = seewhy.explain(net, x, ATTENTION_METHODS, reduction_layer="head", target=2)
     for one, other in zip(whole, part, strict=True):
         assert torch.allclose(one.values, other.values, rtol=1e-12)
     with pytest.raises(seewhy.ModelError, match="does not depend on all of its attention"):
         seewhy.explain(net, x, "rollout", reduction_layer="blocks.0.mlp", target=lambda z: z.sum((1, 2)))
 
 
-def test_a_score_that_reads_no_attention_is_noted():
+def test_score_independent_of_attention_is_noted():
     net = timm_vit()
     with torch.no_grad():
         net.head.weight[1] = 0
@@ -427,8 +436,8 @@ def test_a_score_that_reads_no_attention_is_noted():
     assert not e.values[:, 1].any()
 
 
-def test_occlusion_behind_multihead_attention():
-    """What is known of a network is used again for every mask; a plain function is asked mask by mask."""
+def test_occlusion_of_multihead_attention_equals_plain_function():
+    """Incremental inference on a network gives the same map as full forward passes of a plain function."""
     net, x = torchvision_vit(), torch.randn(2, 3, 32, 32, dtype=torch.float64)
     options = {"target": [0, 3], "mask_size": 8, "stride": 8}
     ours = seewhy.explain(net, x, "occlusion", **options).values
@@ -436,7 +445,7 @@ def test_occlusion_behind_multihead_attention():
     assert (ours - plain).abs().max() <= 1e-12 * plain.abs().max()
 
 
-def test_fullgrad_refuses_windows_and_does_without_biases():
+def test_fullgrad_refuses_window_batches_and_works_without_biases():
     class Windows(nn.Module):
         def __init__(self):
             super().__init__()
@@ -447,10 +456,10 @@ def test_fullgrad_refuses_windows_and_does_without_biases():
             return self.head(self.inner(parts).tanh().unflatten(0, (len(x), 4)).mean((1, 2)))
 
     x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
-    with pytest.raises(seewhy.ModelError, match=r"adds a bias to \[8, 8, 4\] for 2 samples"):
-        seewhy.explain(drawn(Windows()), x, "fullgrad", target=0)
-    bare = drawn(
+    with pytest.raises(seewhy.ModelError, match=r"adds a bias to a tensor \[8, 8, 4\] for 2 samples"):
+        seewhy.explain(randomized(Windows()), x, "fullgrad", target=0)
+    bare = randomized(
         nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 196, 3, bias=False))
     )
     e = seewhy.explain(bare, x, "fullgrad", target=[0, 1])
-    assert e.completeness.abs().max() <= 1e-10 * e.scores.abs().max()
+    assert e.convergence_delta.abs().max() <= 1e-10 * e.scores.abs().max()

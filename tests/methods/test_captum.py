@@ -1,4 +1,4 @@
-"""Side by side with Captum, where Captum is right; and where it is not, that we differ."""
+"""Comparison with Captum: equal where Captum is correct, different where it is not."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ timm = pytest.importorskip("timm")
 
 @pytest.fixture(scope="module")
 def resnet():
-    """A network of separate nn.ReLU modules, which Captum's hooks reach."""
+    """A network with separate nn.ReLU modules, as required by Captum's hooks."""
     torch.manual_seed(3)
     return timm.create_model("resnet10t", num_classes=7).double().eval()
 
@@ -21,8 +21,8 @@ def x():
     return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)).double()
 
 
-def relu_modules_apart(net):
-    """Captum needs every ReLU to be a module of its own, and not in place."""
+def with_relus_out_of_place(net):
+    """The network without in-place ReLUs, as required by Captum."""
     for module in net.modules():
         if isinstance(module, torch.nn.ReLU):
             module.inplace = False
@@ -30,19 +30,19 @@ def relu_modules_apart(net):
 
 
 @pytest.mark.parametrize(
-    ("name", "peer"),
+    ("name", "captum_method"),
     [
         ("gradient", lambda net, x, c: attr.Saliency(net).attribute(x, target=c, abs=False)),
         ("input_x_gradient", lambda net, x, c: attr.InputXGradient(net).attribute(x, target=c)),
-        ("guided_backprop", lambda net, x, c: attr.GuidedBackprop(relu_modules_apart(net)).attribute(x, target=c)),
-        ("zeiler_fergus", lambda net, x, c: attr.Deconvolution(relu_modules_apart(net)).attribute(x, target=c)),
+        ("guided_backprop", lambda net, x, c: attr.GuidedBackprop(with_relus_out_of_place(net)).attribute(x, target=c)),
+        ("zeiler_fergus", lambda net, x, c: attr.Deconvolution(with_relus_out_of_place(net)).attribute(x, target=c)),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_equal_to_captum(resnet, x, name, peer):
+def test_gradient_methods_equal_captum(resnet, x, name, captum_method):
     ours = seewhy.explain(resnet, x, name, target=[4, 1]).values
     for k, c in enumerate((4, 1)):
-        theirs = peer(resnet, x.clone(), c).detach()
+        theirs = captum_method(resnet, x.clone(), c).detach()
         assert theirs.abs().max() > 0
         assert (ours[:, k] - theirs).abs().max() <= 1e-10 * theirs.abs().max()
 
@@ -53,36 +53,36 @@ def test_integrated_gradients_equal_captum(resnet, x, rule, theirs):
     other, delta = attr.IntegratedGradients(resnet).attribute(
         x, baselines=0.25, target=4, n_steps=12, method=theirs, return_convergence_delta=True
     )
-    # Captum keeps its weights in float32
+    # Captum stores its weights in float32
     assert (ours.values[:, 0] - other).abs().max() <= 1e-7 * other.abs().max()
-    assert (ours.completeness[:, 0] - delta).abs().max() < 1e-5 * delta.abs().max()
+    assert (ours.convergence_delta[:, 0] - delta).abs().max() < 1e-5 * delta.abs().max()
 
 
-def test_captums_trapezoid_loses_a_share_and_ours_does_not():
+def test_trapezoid_rule_sums_to_score_unlike_captum():
     f = lambda x: 2 * x.sum(1)  # noqa: E731
     x = torch.ones(1, 2).double()
     theirs = attr.IntegratedGradients(f).attribute(x, n_steps=50, method="riemann_trapezoid")
     ours = seewhy.explain(f, x, "integrated_gradients", steps=50, rule="trapezoid").values
     assert ours.sum().item() == pytest.approx(4, abs=1e-12)
-    assert theirs.sum().item() == pytest.approx(4 * 49 / 50), "if this fails, Captum was mended: tell the docs"
+    assert theirs.sum().item() == pytest.approx(4 * 49 / 50), "if this fails, Captum was fixed: update the docs"
 
 
 @pytest.mark.row(21, 47)
 @pytest.mark.filterwarnings("ignore")
-def test_lite0_where_captum_gives_the_plain_gradient_in_silence(lite0, shipped):
+def test_guided_backprop_on_lite0_unlike_captum(lite0, shipped):
     x = lite0.prepare(shipped["chelsea"])
     gradient, guided, zeiler = seewhy.explain(
         lite0, x, ["gradient", "guided_backprop", "zeiler_fergus"], target="Egyptian cat"
     )
     theirs = attr.GuidedBackprop(lite0.module).attribute(x, target=285)
-    far = (guided.values - gradient.values).norm() / gradient.values.norm()
-    assert (theirs - gradient.values[:, 0]).norm() / theirs.norm() < 1e-3, "if this fails, Captum was mended"
-    assert far > 0.3
+    difference = (guided.values - gradient.values).norm() / gradient.values.norm()
+    assert (theirs - gradient.values[:, 0]).norm() / theirs.norm() < 1e-3, "if this fails, Captum was fixed"
+    assert difference > 0.3
     assert (zeiler.values - guided.values).norm() / guided.values.norm() > 0.3
 
 
-class Two(torch.nn.Module):
-    """Two layers with an activation that is no module."""
+class FunctionalActivation(torch.nn.Module):
+    """Two linear layers with an activation function that is not a module."""
 
     def __init__(self, activation):
         super().__init__()
@@ -95,34 +95,34 @@ class Two(torch.nn.Module):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("activation", [torch.relu, torch.nn.functional.gelu])
-def test_captums_guided_backprop_is_silent_where_its_hooks_do_not_reach(activation):
-    net, x = Two(activation), torch.randn(1, 6, generator=torch.Generator().manual_seed(2))
+def test_captum_guided_backprop_ignores_functional_activation(activation):
+    net, x = FunctionalActivation(activation), torch.randn(1, 6, generator=torch.Generator().manual_seed(2))
     theirs = attr.GuidedBackprop(net).attribute(x, target=1)
     plain = seewhy.explain(net, x, "gradient", target=1).values[:, 0, 0]
-    assert torch.allclose(theirs, plain), "if this fails, Captum was mended"
+    assert torch.allclose(theirs, plain), "if this fails, Captum was fixed"
     if activation is torch.relu:
         assert not torch.allclose(seewhy.explain(net, x, "guided_backprop", target=1).values[:, 0, 0], plain)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_captum_explains_a_nan():
-    net, x = Two(torch.relu), torch.full((1, 6), torch.nan)
-    assert attr.Saliency(net).attribute(x, target=1).isfinite().all(), "if this fails, Captum was mended"
+def test_nan_input_is_refused_unlike_captum():
+    net, x = FunctionalActivation(torch.relu), torch.full((1, 6), torch.nan)
+    assert attr.Saliency(net).attribute(x, target=1).isfinite().all(), "if this fails, Captum was fixed"
     with pytest.raises(seewhy.InputError):
         seewhy.explain(net, x, "gradient")
 
 
-def test_the_gradient_of_one_picture_where_tokens_follow_a_batch_norm():
-    """torch's own gradient of a batch of one is another network's; a batch of two has it right."""
+def test_gradient_of_single_image_with_batch_norm_on_tokens():
+    """torch's gradient for a batch of one is wrong; for a batch of two it is right."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = timm.create_model("levit_128s").eval().double()
         x = torch.randn(1, 3, 224, 224, dtype=torch.float64)
     pair = x.repeat(2, 1, 1, 1).requires_grad_()
-    (right,) = torch.autograd.grad(net(pair)[0, 3], pair)
+    (expected,) = torch.autograd.grad(net(pair)[0, 3], pair)
     ours = seewhy.explain(net, x, "gradient", target=3).values[0, 0]
     theirs = attr.Saliency(net).attribute(x.requires_grad_(), target=3, abs=False)[0]
-    assert (ours - right[0]).abs().max() <= 1e-12 * right.abs().max()
-    together = torch.stack([theirs.flatten(), right[0].flatten()])
+    assert (ours - expected[0]).abs().max() <= 1e-12 * expected.abs().max()
+    both = torch.stack([theirs.flatten(), expected[0].flatten()])
     if torch.__version__.startswith("2.15"):
-        assert abs(float(torch.corrcoef(together)[0, 1])) < 0.1
+        assert abs(float(torch.corrcoef(both)[0, 1])) < 0.1

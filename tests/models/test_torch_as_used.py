@@ -1,42 +1,42 @@
-"""Networks as people have them: parallel, compiled, in half precision, quantised, not filled yet."""
+"""torch networks as used in practice: parallel, compiled, half precision, quantized, uninitialized, several inputs."""
 
 import warnings
 
 import pytest
 import torch
-from tests.networks import classifier, noise
+from tests.networks import random_input, small_classifier
 from torch import nn
 
 import seewhy
-from seewhy.testing import same, state
+from seewhy.testing import state, states_equal
 
 METHODS = ["gradient", "guided_backprop", "integrated_gradients", "gradcam", "fullgrad", "occlusion"]
-FEW = {"integrated_gradients": {"steps": 4}, "occlusion": {"mask_size": 4, "stride": 4}}
+OPTIONS = {"integrated_gradients": {"steps": 4}, "occlusion": {"mask_size": 4, "stride": 4}}
 
 
-def asked(net, x, method, **more):
-    return seewhy.explain(net, x, method, target=[0, 2], **FEW.get(method, {}), **more)
+def explain_two_targets(net, x, method, **more):
+    return seewhy.explain(net, x, method, target=[0, 2], **OPTIONS.get(method, {}), **more)
 
 
 @pytest.mark.parametrize("make", [nn.DataParallel, lambda net: torch.compile(nn.DataParallel(net), backend="eager"),
                                   lambda net: nn.DataParallel(torch.compile(net, backend="eager"))])  # fmt: skip
-def test_parallel_networks_are_the_one_inside(make):
-    net, x = classifier(), noise(2, 3, 8, 9)
+def test_wrap_parallel_and_compiled_network(make):
+    net, x = small_classifier(), random_input(2, 3, 8, 9)
     wrapped = make(net)
     assert seewhy.wrap(wrapped).module is net
     for method in METHODS:
-        assert torch.equal(asked(wrapped, x, method).values, asked(net, x, method).values)
+        assert torch.equal(explain_two_targets(wrapped, x, method).values, explain_two_targets(net, x, method).values)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("method", METHODS)
-def test_half_precision(method, dtype):
-    net, x = classifier().to(dtype), noise(2, 3, 8, 9).float()
+def test_explain_in_half_precision(method, dtype):
+    net, x = small_classifier().to(dtype), random_input(2, 3, 8, 9).float()
     before = state(net)
-    found = asked(net, x, method)
+    found = explain_two_targets(net, x, method)
     assert found.values.dtype == found.maps.dtype == torch.float32
-    assert same(before, state(net))
-    expected = asked(net.double(), x.to(dtype).double(), method)
+    assert states_equal(before, state(net))
+    expected = explain_two_targets(net.double(), x.to(dtype).double(), method)
     size = float(expected.values.abs().max())
     error = float((found.values - expected.values).abs().max())
     assert error < (0.1 if dtype == torch.bfloat16 else 0.02) * size
@@ -44,12 +44,12 @@ def test_half_precision(method, dtype):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_autocast(method):
-    net, x = classifier().float(), noise(2, 3, 8, 9).float()
+def test_explain_under_autocast(method):
+    net, x = small_classifier().float(), random_input(2, 3, 8, 9).float()
     with torch.autocast("cpu", torch.bfloat16):
-        found = asked(net, x, method)
+        found = explain_two_targets(net, x, method)
         assert torch.is_autocast_enabled("cpu")
-    expected = asked(net, x, method)
+    expected = explain_two_targets(net, x, method)
     assert found.values.dtype == found.maps.dtype == torch.float32
     size = float(expected.values.abs().max())
     error = float((found.values - expected.values).abs().max())
@@ -57,28 +57,28 @@ def test_autocast(method):
 
 
 @pytest.fixture
-def quantised():
+def quantized():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.ao.quantization.quantize_dynamic(classifier().float(), {nn.Linear}, dtype=torch.qint8)
+        return torch.ao.quantization.quantize_dynamic(small_classifier().float(), {nn.Linear}, dtype=torch.qint8)
 
 
-def test_quantised_networks_only_answer(quantised):
-    x = noise(2, 3, 8, 9).float()
+def test_explain_quantized_network_supports_scores_only(quantized):
+    x = random_input(2, 3, 8, 9).float()
     for method in ("occlusion", "rise", "kernel_shap"):
         options = {} if method == "occlusion" else {"samples": 40}
         options |= {"segments": "grid", "features": 4} if method == "kernel_shap" else {}
-        found = seewhy.explain(quantised, x, method, target=1, **options)
+        found = seewhy.explain(quantized, x, method, target=1, **options)
         assert float(found.maps.abs().max()) > 0
-    plain = asked(classifier().float(), x, "occlusion").values
-    near = asked(quantised, x, "occlusion").values
+    plain = explain_two_targets(small_classifier().float(), x, "occlusion").values
+    near = explain_two_targets(quantized, x, "occlusion").values
     assert float((plain - near).abs().max()) < 0.1 * float(plain.abs().max())
     for method in ("gradient", "gradcam", "integrated_gradients", "guided_backprop"):
         with pytest.raises(seewhy.ModelError, match=r"through autograd.*|occlusion"):
-            seewhy.explain(quantised, x, method)
+            seewhy.explain(quantized, x, method)
 
 
-def test_weights_without_values_are_refused_before_a_forward():
+def test_explain_rejects_uninitialized_weights():
     lazy = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
     with pytest.raises(seewhy.ModelError, match=r"'3\.weight'.*lazy layer.*call it once"):
         seewhy.explain(lazy, torch.zeros(1, 3, 8, 8))
@@ -91,12 +91,12 @@ def test_weights_without_values_are_refused_before_a_forward():
                 seewhy.explain(net, torch.zeros(1, 3, 8, 8), method)
 
 
-class Two(nn.Module):
-    """Two inputs, one by keyword; two outputs."""
+class TwoInputsTwoOutputs(nn.Module):
+    """Two inputs, one of them by keyword, and two outputs."""
 
     def __init__(self):
         super().__init__()
-        self.picture, self.numbers = classifier(), nn.Linear(5, 4).double()
+        self.picture, self.numbers = small_classifier(), nn.Linear(5, 4).double()
 
     def forward(self, picture, *, numbers):
         a, b = self.picture(picture), self.numbers(numbers)
@@ -104,12 +104,12 @@ class Two(nn.Module):
 
 
 @pytest.mark.parametrize("method", ["gradient", "gradcam", "occlusion"])
-def test_keyword_inputs_and_several_outputs_through_wrap(method):
+def test_wrap_forward_with_keyword_inputs_and_several_outputs(method):
     torch.manual_seed(0)
-    net, x, numbers = Two(), noise(2, 3, 8, 9), noise(1, 5)
+    net, x, numbers = TwoInputsTwoOutputs(), random_input(2, 3, 8, 9), random_input(1, 5)
     model = seewhy.wrap(net, forward=lambda n, x: n(x, numbers=numbers.expand(len(x), -1))["sum"])
-    found, inside = asked(model, x, method), asked(net.picture, x, method)
-    torch.testing.assert_close(found.values, inside.values)  # the other input adds a constant
+    found, inside = explain_two_targets(model, x, method), explain_two_targets(net.picture, x, method)
+    torch.testing.assert_close(found.values, inside.values)  # the other input only adds a constant
     table = seewhy.wrap(net, forward=lambda n, z: n(x[:1].expand(len(z), -1, -1, -1), numbers=z)["numbers"])
     e = seewhy.explain(table, numbers, "gradient", target=1)
     torch.testing.assert_close(e.values.flatten(), net.numbers.weight[1].detach())
@@ -117,27 +117,27 @@ def test_keyword_inputs_and_several_outputs_through_wrap(method):
         seewhy.explain(seewhy.wrap(net, forward=lambda n, x: n(x, numbers=numbers.expand(len(x), -1))), x, method)
 
 
-class Both(nn.Module):
-    """A picture and a row of numbers, and an index that is looked up."""
+class ThreeInputs(nn.Module):
+    """A picture, a vector, and an index into an embedding."""
 
     def __init__(self):
         super().__init__()
-        self.picture, self.numbers = classifier(), nn.Linear(5, 4).double()
+        self.picture, self.numbers = small_classifier(), nn.Linear(5, 4).double()
         self.table = nn.Embedding(7, 5).double()
 
     def forward(self, picture, numbers, index):
         return self.picture(picture) * torch.tanh(self.numbers(numbers + self.table(index)))
 
 
-def both():
+def three_inputs():
     torch.manual_seed(0)
     index = torch.tensor([1, 6, 3])
-    return Both(), {"picture": noise(3, 3, 8, 9), "numbers": noise(3, 5), "index": index}
+    return ThreeInputs(), {"picture": random_input(3, 3, 8, 9), "numbers": random_input(3, 5), "index": index}
 
 
-def test_several_inputs_have_a_map_each():
-    """The gradient at each, sample by sample, is what autograd gives for all at once."""
-    net, inputs = both()
+def test_explain_several_inputs_returns_one_map_per_input():
+    """The gradient at each input, sample by sample, equals the gradient that autograd computes for the whole batch."""
+    net, inputs = three_inputs()
     before = state(net)
     found = seewhy.explain(net, inputs, "gradient", target=[2, 0])
     assert list(found) == ["picture", "numbers"]
@@ -149,18 +149,18 @@ def test_several_inputs_have_a_map_each():
         torch.testing.assert_close(found["numbers"].values[:, k, 0], expected[1])
     torch.testing.assert_close(found["picture"].scores, output[:, [2, 0]].detach())
     assert found["picture"].maps.shape == (3, 2, 8, 9)
-    in_order = seewhy.explain(net, tuple(inputs.values()), "gradient", target=[2, 0])
-    assert len(in_order) == 2
-    assert torch.equal(in_order[1].values, found["numbers"].values)
-    assert same(before, state(net))
+    positional = seewhy.explain(net, tuple(inputs.values()), "gradient", target=[2, 0])
+    assert len(positional) == 2
+    assert torch.equal(positional[1].values, found["numbers"].values)
+    assert states_equal(before, state(net))
 
 
-def test_several_inputs_several_methods_and_a_target_a_sample():
-    net, inputs = both()
+def test_explain_several_inputs_with_several_methods_and_one_target_per_sample():
+    net, inputs = three_inputs()
     target = torch.tensor([3, 0, 1])
-    slope, product = seewhy.explain(net, inputs, ["gradient", "input_x_gradient"], target=target)["picture"]
-    assert slope.targets[:, 0].tolist() == target.tolist()
-    torch.testing.assert_close(product.values, slope.values * inputs["picture"][:, None])
+    gradient, product = seewhy.explain(net, inputs, ["gradient", "input_x_gradient"], target=target)["picture"]
+    assert gradient.targets[:, 0].tolist() == target.tolist()
+    torch.testing.assert_close(product.values, gradient.values * inputs["picture"][:, None])
     of_numbers = seewhy.explain(net, inputs, "occlusion", target=target, mask_size=1, stride=1)["numbers"]
     for n in range(3):
         without = inputs["numbers"][n : n + 1].repeat(5, 1)
@@ -171,8 +171,8 @@ def test_several_inputs_several_methods_and_a_target_a_sample():
         torch.testing.assert_close(of_numbers.values[n, 0, 0], (full - less)[:, target[n]])
 
 
-def test_several_inputs_of_a_function():
-    net, inputs = both()
+def test_explain_several_inputs_of_function():
+    net, inputs = three_inputs()
     model = seewhy.wrap(lambda *given: net(*given), forward=lambda f, given: f(*given))
     e, _ = seewhy.explain(model, tuple(inputs.values()), "gradient", target=1)
     assert torch.equal(e.values, seewhy.explain(net, inputs, "gradient", target=1)["picture"].values)
@@ -180,12 +180,12 @@ def test_several_inputs_of_a_function():
         seewhy.explain(lambda a, b: a + b, (torch.ones(1, 3), torch.ones(1, 3)), "gradient")
 
 
-@pytest.mark.parametrize(("change", "why"), [
-    ({"numbers": noise(2, 5)}, "same number"),
+@pytest.mark.parametrize(("change", "message"), [
+    ({"numbers": random_input(2, 5)}, "same number"),
     ({"numbers": "cat.png"}, "batch first"),
     ({"picture": torch.ones(3, dtype=torch.long), "numbers": torch.ones(3, dtype=torch.long)}, "whole numbers"),
 ])  # fmt: skip
-def test_several_inputs_that_do_not_fit(change, why):
-    net, inputs = both()
-    with pytest.raises(seewhy.InputError, match=why):
+def test_explain_rejects_inconsistent_inputs(change, message):
+    net, inputs = three_inputs()
+    with pytest.raises(seewhy.InputError, match=message):
         seewhy.explain(net, inputs | change, "gradient")

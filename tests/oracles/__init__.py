@@ -1,4 +1,7 @@
-"""Every method once more, slowly, in float64, from its paper. Nothing here imports seewhy."""
+"""Reference implementations of all methods, in float64 with explicit loops, written from the papers.
+
+Nothing here imports seewhy.
+"""
 
 from .attention import attention_gradient, legrad, rollout
 from .cam import (
@@ -27,7 +30,8 @@ from .gradient import (
 )
 from .perturb import feature_ablation, kernel_shap, lime, occlusion, rise
 
-# name -> oracle(network, or a transformer for attention, x [N, C, H, W], targets [N, K]) -> values [N, K, C or 1, H, W]
+# method name -> oracle(network, or a transformer for attention methods, x [N, C, H, W], targets [N, K])
+# -> values [N, K, C or 1, H, W]
 ORACLES = {
     "gradient": gradient,
     "input_x_gradient": input_x_gradient,

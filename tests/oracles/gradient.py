@@ -1,17 +1,18 @@
-"""The gradient family."""
+"""The gradient methods."""
 
 import numpy as np
 
-from .network import plain
+from .network import plain_rule
 
 
-def _each(network, x, targets, one):
-    return np.stack([[one(sample, target) for target in row] for sample, row in zip(x, targets, strict=True)])
+def _per_target(network, x, targets, attribution):
+    """Stack attribution(sample, target) over samples and targets."""
+    return np.stack([[attribution(sample, target) for target in row] for sample, row in zip(x, targets, strict=True)])
 
 
 def gradient(network, x, targets):
     """Simonyan et al. 2014: w = dS_c / dI."""
-    return _each(network, x, targets, lambda sample, c: network.backward(sample, c, plain))
+    return _per_target(network, x, targets, lambda sample, c: network.backward(sample, c, plain_rule))
 
 
 def input_x_gradient(network, x, targets):
@@ -20,29 +21,29 @@ def input_x_gradient(network, x, targets):
 
 
 def guided_backprop(network, x, targets):
-    """Springenberg et al. 2015, figure 1: R = (X > 0) (R' > 0) R'; a ReLU6 is also shut above 6."""
-    return _each(
+    """Springenberg et al. 2015, figure 1: R = (X > 0) (R' > 0) R'; a ReLU6 is also closed above 6."""
+    return _per_target(
         network,
         x,
         targets,
         lambda sample, c: network.backward(
-            sample, c, lambda pre, arriving, top: arriving if 0 < pre < top and arriving > 0 else 0.0
+            sample, c, lambda pre, grad_output, top: grad_output if 0 < pre < top and grad_output > 0 else 0.0
         ),
     )
 
 
 def zeiler_fergus(network, x, targets):
     """Zeiler and Fergus 2014: R = (R' > 0) R'."""
-    return _each(
+    return _per_target(
         network,
         x,
         targets,
-        lambda sample, c: network.backward(sample, c, lambda pre, arriving, top: max(arriving, 0.0)),
+        lambda sample, c: network.backward(sample, c, lambda pre, grad_output, top: max(grad_output, 0.0)),
     )
 
 
 def integrated_gradients(network, x, targets, *, baseline=0.0, steps=6):
-    """Sundararajan et al. 2017, eq. 1 by the midpoint rule: (x - b) · mean of the gradients at the middles."""
+    """Sundararajan et al. 2017, eq. 1 by the midpoint rule: (x - b) · mean of the gradients at the midpoints."""
     total = 0.0
     for j in range(steps):
         total = total + gradient(network, baseline + (j + 0.5) / steps * (x - baseline), targets) / steps
@@ -50,12 +51,12 @@ def integrated_gradients(network, x, targets, *, baseline=0.0, steps=6):
 
 
 def _noisy_gradients(network, x, targets, noise, sigma):
-    """The gradient at x + e for each draw; sigma is a share of each sample's range."""
-    found = []
+    """The gradient at x + sigma · range(x) · e for each noise array e; the range is that of the sample."""
+    gradients = []
     for e in noise:
         copies = np.stack([sample + sigma * (sample.max() - sample.min()) * e for sample in x])
-        found.append(gradient(network, copies, targets))
-    return found
+        gradients.append(gradient(network, copies, targets))
+    return gradients
 
 
 def smoothgrad(network, x, targets, *, noise, sigma):
@@ -67,10 +68,10 @@ def smoothgrad(network, x, targets, *, noise, sigma):
 
 
 def vargrad(network, x, targets, *, noise, sigma):
-    """Adebayo et al. 2018: the variance of the gradients at noisy copies, unbiased."""
-    found = _noisy_gradients(network, x, targets, noise, sigma)
-    middle = sum(found) / len(found)
-    return sum((g - middle) ** 2 for g in found) / (len(found) - 1)
+    """Adebayo et al. 2018, Local explanation methods, section 2: unbiased variance of gradients at noisy copies."""
+    gradients = _noisy_gradients(network, x, targets, noise, sigma)
+    mean = sum(gradients) / len(gradients)
+    return sum((g - mean) ** 2 for g in gradients) / (len(gradients) - 1)
 
 
 def expected_gradients(network, x, targets, *, references, at):

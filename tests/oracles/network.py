@@ -1,4 +1,4 @@
-"""A small convolutional network written out by hand, and the same network in torch.
+"""A small convolutional network in NumPy with explicit loops, and the same network in torch.
 
 x -> conv 3×3 (3 to 5) -> ReLU -> conv 3×3 (5 to 4) -> ReLU6 -> mean over space -> linear (4 to 4)
 """
@@ -8,44 +8,45 @@ import torch
 from torch.nn import functional as F
 
 
-def plain(pre, arriving, top):
-    """d min(max(X, 0), top): passes where 0 < X < top."""
-    return arriving if 0 < pre < top else 0.0
+def plain_rule(pre, grad_output, top):
+    """Backward rule of min(max(X, 0), top): the gradient passes where 0 < X < top."""
+    return grad_output if 0 < pre < top else 0.0
 
 
-class Network:
-    """Forward and backward with loops over every number."""
+class NumpyNetwork:
+    """Forward and backward pass with loops over all values."""
 
     classes = 4
 
     def __init__(self, seed=0):
-        draw = np.random.default_rng(seed)
-        self.w1, self.b1 = draw.normal(size=(5, 3, 3, 3)) * 0.6, draw.normal(size=5)
-        self.w2, self.b2 = draw.normal(size=(4, 5, 3, 3)) * 0.6, draw.normal(size=4)
-        self.w3, self.b3 = draw.normal(size=(4, 4)), draw.normal(size=4)
+        generator = np.random.default_rng(seed)
+        self.w1, self.b1 = generator.normal(size=(5, 3, 3, 3)) * 0.6, generator.normal(size=5)
+        self.w2, self.b2 = generator.normal(size=(4, 5, 3, 3)) * 0.6, generator.normal(size=4)
+        self.w3, self.b3 = generator.normal(size=(4, 4)), generator.normal(size=4)
 
     def forward(self, x):
-        """One sample [3, H, W] -> the sums before each rectifier, and the scores [4]."""
-        pre1 = _conv(x, self.w1, self.b1)
-        pre2 = _conv(np.clip(pre1, 0, np.inf), self.w2, self.b2)
+        """Pre-activations of both rectifiers and the scores [4], for one sample [3, H, W]."""
+        pre1 = conv_forward(x, self.w1, self.b1)
+        pre2 = conv_forward(np.clip(pre1, 0, np.inf), self.w2, self.b2)
         pooled = np.clip(pre2, 0, 6).mean(axis=(1, 2))
         return pre1, pre2, self.w3 @ pooled + self.b3
 
-    def backward(self, x, target, rule=plain):
-        """d score / d x for one sample, with `rule(X, dL/dZ, top)` at each rectifier."""
+    def backward(self, x, target, rule=plain_rule):
+        """d score / d x for one sample, with the backward rule `rule(X, dL/dZ, top)` at each rectifier."""
         pre1, pre2, _ = self.forward(x)
         area = x.shape[1] * x.shape[2]
-        back2 = np.zeros_like(pre2)
+        grad2 = np.zeros_like(pre2)
         for c, i, j in np.ndindex(*pre2.shape):
-            back2[c, i, j] = rule(pre2[c, i, j], self.w3[target, c] / area, 6.0)
-        mid = _conv_back(back2, self.w2)
-        back1 = np.zeros_like(pre1)
+            grad2[c, i, j] = rule(pre2[c, i, j], self.w3[target, c] / area, 6.0)
+        grad_hidden = conv_backward(grad2, self.w2)
+        grad1 = np.zeros_like(pre1)
         for c, i, j in np.ndindex(*pre1.shape):
-            back1[c, i, j] = rule(pre1[c, i, j], mid[c, i, j], np.inf)
-        return _conv_back(back1, self.w1)
+            grad1[c, i, j] = rule(pre1[c, i, j], grad_hidden[c, i, j], np.inf)
+        return conv_backward(grad1, self.w1)
 
 
-def _conv(x, w, b):
+def conv_forward(x, w, b):
+    """3 × 3 convolution with zero padding, [C, H, W] -> [O, H, W]."""
     out = np.zeros((len(w), *x.shape[1:]))
     for o, i, j in np.ndindex(*out.shape):
         out[o, i, j] = b[o]
@@ -56,20 +57,21 @@ def _conv(x, w, b):
     return out
 
 
-def _conv_back(back, w):
-    out = np.zeros((w.shape[1], *back.shape[1:]))
-    for o, i, j in np.ndindex(*back.shape):
-        if back[o, i, j] == 0:
+def conv_backward(grad_output, w):
+    """Gradient of the convolution with respect to its input, [O, H, W] -> [C, H, W]."""
+    out = np.zeros((w.shape[1], *grad_output.shape[1:]))
+    for o, i, j in np.ndindex(*grad_output.shape):
+        if grad_output[o, i, j] == 0:
             continue
         for c, di, dj in np.ndindex(*w.shape[1:]):
             y, z = i + di - 1, j + dj - 1
             if 0 <= y < out.shape[1] and 0 <= z < out.shape[2]:
-                out[c, y, z] += w[o, c, di, dj] * back[o, i, j]
+                out[c, y, z] += w[o, c, di, dj] * grad_output[o, i, j]
     return out
 
 
-class Twin(torch.nn.Module):
-    """The same network; its rectifiers are a function and an in-place module."""
+class TorchNetwork(torch.nn.Module):
+    """The same network in torch; its rectifiers are a function and an in-place module."""
 
     def __init__(self, network, dtype=torch.float64):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Methods that hide parts of the input, on the small network; what is hidden is replaced by each channel's mean."""
+"""The perturbation methods on the small network; masked values are replaced by the mean of the channel."""
 
 from itertools import product
 from math import comb
@@ -6,94 +6,95 @@ from math import comb
 import numpy as np
 
 
-def _filled(sample, hidden):
-    """The sample with `hidden` [H, W] replaced, by a share where it is one."""
+def _masked_sample(sample, mask):
+    """The sample with the fraction `mask` [H, W] of each value replaced by the mean of the channel."""
     mean = sample.mean(axis=(1, 2), keepdims=True)
-    return sample * (1 - hidden) + mean * hidden
+    return sample * (1 - mask) + mean * mask
 
 
-def _each(network, x, targets, one):
-    found = np.zeros((*targets.shape, 1, *x.shape[2:]))
+def _maps(network, x, targets, map_of):
+    """Maps [N, K, 1, H, W] from map_of(score, size) -> [H, W], where score(mask) is the score of the masked sample."""
+    maps = np.zeros((*targets.shape, 1, *x.shape[2:]))
     for n, k in np.ndindex(*targets.shape):
-        score = lambda hidden, n=n, k=k: network.forward(_filled(x[n], hidden))[2][targets[n, k]]  # noqa: E731
-        found[n, k, 0] = one(score, x.shape[2:])
-    return found
+        score = lambda mask, n=n, k=k: network.forward(_masked_sample(x[n], mask))[2][targets[n, k]]  # noqa: E731
+        maps[n, k, 0] = map_of(score, x.shape[2:])
+    return maps
 
 
 def occlusion(network, x, targets, *, sides=(1, 2), steps=(1, 1)):
-    """Zeiler and Fergus 2014, section 4.2: windows from 0 on, the last cut off at the border; mean over coverings."""
+    """Zeiler and Fergus 2014, section 4.2: windows from 0 on, the last clipped at the border; mean over windows."""
 
-    def one(score, size):
-        total, covered = np.zeros(size), np.zeros(size)
-        whole = score(np.zeros(size))
+    def map_of(score, size):
+        total, coverage = np.zeros(size), np.zeros(size)
+        unmasked = score(np.zeros(size))
         starts = []
         for length, side, step in zip(size, sides, steps, strict=True):
-            along = [0]
-            while along[-1] + side < length:
-                along.append(along[-1] + step)
-            starts.append(along)
+            axis_starts = [0]
+            while axis_starts[-1] + side < length:
+                axis_starts.append(axis_starts[-1] + step)
+            starts.append(axis_starts)
         for top, left in product(*starts):
-            hidden = np.zeros(size)
-            hidden[top : top + sides[0], left : left + sides[1]] = 1
-            total += hidden * (whole - score(hidden))
-            covered += hidden
-        return total / covered
+            mask = np.zeros(size)
+            mask[top : top + sides[0], left : left + sides[1]] = 1
+            total += mask * (unmasked - score(mask))
+            coverage += mask
+        return total / coverage
 
-    return _each(network, x, targets, one)
+    return _maps(network, x, targets, map_of)
 
 
 def feature_ablation(network, x, targets, *, segments):
-    """The fall of the score when one segment is hidden."""
+    """The drop of the score when one segment is masked."""
 
-    def one(score, size):
-        found = np.zeros(size)
+    def map_of(score, size):
+        drops = np.zeros(size)
         for label in np.unique(segments):
-            hidden = (segments == label).astype(float)
-            found += hidden * (score(np.zeros(size)) - score(hidden))
-        return found
+            mask = (segments == label).astype(float)
+            drops += mask * (score(np.zeros(size)) - score(mask))
+        return drops
 
-    return _each(network, x, targets, one)
+    return _maps(network, x, targets, map_of)
 
 
 def lime(network, x, targets, *, segments, kept):
-    """Ribeiro et al. 2016, eq. 1: weighted ridge regression, solved as one stacked least-squares problem."""
+    """Ribeiro et al. 2016, eq. 1: weighted ridge regression, solved as one augmented least-squares problem."""
 
-    def one(score, size):
+    def map_of(score, size):
         y = np.array([score(1.0 - z[segments]) for z in kept])
         weights = np.exp(-(((1 - np.sqrt(kept.mean(axis=1))) / 0.25) ** 2))
         columns = np.hstack([kept, np.ones((len(kept), 1))]) * np.sqrt(weights)[:, None]
-        penalty = np.eye(kept.shape[1], kept.shape[1] + 1)  # none on the intercept
-        stacked = np.vstack([columns, penalty])
-        answer = np.concatenate([y * np.sqrt(weights), np.zeros(kept.shape[1])])
-        return np.linalg.lstsq(stacked, answer, rcond=None)[0][:-1][segments]
+        penalty = np.eye(kept.shape[1], kept.shape[1] + 1)  # not on the intercept
+        augmented = np.vstack([columns, penalty])
+        right_side = np.concatenate([y * np.sqrt(weights), np.zeros(kept.shape[1])])
+        return np.linalg.lstsq(augmented, right_side, rcond=None)[0][:-1][segments]
 
-    return _each(network, x, targets, one)
+    return _maps(network, x, targets, map_of)
 
 
 def rise(network, x, targets, *, masks):
-    """Petsiuk et al. 2018, eq. 6, over masks and their complements: mean score where seen, minus the mean."""
+    """Petsiuk et al. 2018, eq. 6, over masks and their complements: mean score where unmasked, minus the mean score."""
 
-    def one(score, size):
-        seen = [*masks, *(1 - m for m in masks)]
-        y = [score(1 - m) for m in seen]
-        top = sum(v * m for v, m in zip(y, seen, strict=True))
-        return top / sum(seen) - np.mean(y)
+    def map_of(score, size):
+        kept = [*masks, *(1 - m for m in masks)]
+        y = [score(1 - m) for m in kept]
+        weighted = sum(v * m for v, m in zip(y, kept, strict=True))
+        return weighted / sum(kept) - np.mean(y)
 
-    return _each(network, x, targets, one)
+    return _maps(network, x, targets, map_of)
 
 
 def kernel_shap(network, x, targets, *, segments):
-    """Shapley 1953 from the definition: the mean gain over all coalitions, weighed by how many orders lead to each."""
+    """Shapley 1953, by definition: mean gain over all coalitions, weighted by the number of orders for each."""
     count = int(segments.max()) + 1
 
-    def one(score, size):
+    def map_of(score, size):
         value = {z: score(1.0 - np.array(z)[segments]) for z in product((0, 1), repeat=count)}
-        found = np.zeros(count)
+        shapley = np.zeros(count)
         for z, v in value.items():
             for f in range(count):
                 if not z[f]:
                     joined = (*z[:f], 1, *z[f + 1 :])
-                    found[f] += (value[joined] - v) / (count * comb(count - 1, sum(z)))
-        return found[segments]
+                    shapley[f] += (value[joined] - v) / (count * comb(count - 1, sum(z)))
+        return shapley[segments]
 
-    return _each(network, x, targets, one)
+    return _maps(network, x, targets, map_of)

@@ -1,6 +1,7 @@
-"""The `seewhy` command. Options of methods are read off the table; nothing heavy is imported before it is used.
+"""The `seewhy` command. Heavy packages are imported only when they are used.
 
-stdout carries data, stderr everything else. Exit codes: 0 done, 2 usage, 3 input or model refused, 5 internal error.
+stdout carries data, stderr everything else. Exit codes: 0 done, 2 usage, 3 input or model refused, 5 internal error,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ USAGE, REFUSED, INTERNAL = 2, 3, 5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and give its exit code; a user never sees a traceback without --debug."""
+    """Run the command and return its exit code; without --debug a user never sees a traceback."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     try:
@@ -26,27 +27,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TyperException, SeewhyError, OSError, KeyboardInterrupt) as error:
         if debug:
             raise
-        return _refuse(error)
-    except Exception as error:  # the last door: one line instead of a traceback
+        return _report_error(error)
+    except Exception as error:  # one line instead of a traceback
         if debug:
             raise
-        print(f"seewhy: internal error ({type(error).__name__}: {_line(error)}). Rerun with --debug.", file=sys.stderr)
+        print(
+            f"seewhy: internal error ({type(error).__name__}: {_one_line(error)}). Rerun with --debug.", file=sys.stderr
+        )
         return INTERNAL
     return code if isinstance(code, int) else 0
 
 
-def _refuse(error: BaseException) -> int:
+def _report_error(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
-        print("seewhy: stopped", file=sys.stderr)
+        print("seewhy: interrupted", file=sys.stderr)
         return 130
     if isinstance(error, TyperException):
         message = error.format_message()
         if message:
             print(f"seewhy: {message} See 'seewhy --help'.", file=sys.stderr)
         return USAGE
-    print(f"seewhy: {_line(error)}", file=sys.stderr)
+    print(f"seewhy: {_one_line(error)}", file=sys.stderr)
     return REFUSED if isinstance(error, (InputError, ModelError, OSError)) else USAGE
 
 
-def _line(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())

@@ -1,11 +1,11 @@
-"""What the command can do."""
+"""The subcommands of the `seewhy` command. Options of methods are generated from the table of methods."""
 
 from __future__ import annotations
 
 import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from seewhy.errors import unknown
-from seewhy.maps.filters import FILTERS, check_steps
-from seewhy.methods import DEFAULT, METHODS
+from seewhy.maps.filters import FILTERS, check_filters
+from seewhy.methods import DEFAULT_METHOD, METHODS, canonical_name
 from seewhy.methods.method import Option
 
-from .sheets import sheet, writable
+from .sheet_files import save_sheet, writable_folder
 
 if TYPE_CHECKING:
-    from seewhy.types import Explanation
+    from seewhy.results import Explanation
 
 app = typer.Typer(
     name="seewhy",
@@ -31,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Inputs = Annotated[list[str], typer.Argument(help="Pictures.", show_default=False)]
+Inputs = Annotated[list[str], typer.Argument(help="Picture files.", show_default=False)]
 Network = Annotated[
     str,
     typer.Option(
@@ -40,20 +39,20 @@ Network = Annotated[
         "hf:FOLDER, keras:FILE, onnx:FILE, pt2:FILE, ts:FILE, py:package.module:factory.",
     ),
 ]
-Code = Annotated[bool, typer.Option("--allow-code", help="Allow a model py:…, which runs your code.")]
-Download = Annotated[bool, typer.Option("--allow-download", help="Allow published weights to be fetched.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line instead of text.")]
-Crop = Annotated[bool, typer.Option("--crop", help="Cut out the centre, as the network's card says.")]
+Code = Annotated[bool, typer.Option("--allow-code", help="Allow --model py:..., which runs your code.")]
+Download = Annotated[bool, typer.Option("--allow-download", help="Allow the download of published weights.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per line instead of text.")]
+Crop = Annotated[bool, typer.Option("--crop", help="Center crop, as in the network's published preprocessing.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the figures.", show_default=True)]
-Report = Annotated[Path | None, typer.Option("--report", help="Write one HTML file too, with all pictures inside.")]
+Report = Annotated[Path | None, typer.Option("--report", help="Also write one HTML file with all pictures inside.")]
 
 
 @app.command()
 def demo(out: Out = Path("seewhy-demo")) -> None:
     """Explain three shipped pictures with the embedded network, offline."""
-    from .demo import run
+    from .demo import run_demo
 
-    run(out)
+    run_demo(out)
 
 
 @app.command()
@@ -62,20 +61,20 @@ def predict(
     model: Network = "lite0",
     code: Code = False,
     download: Download = False,
-    top: Annotated[int, typer.Option(min=1, help="How many classes.")] = 3,
+    top: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 3,
     crop: Crop = False,
     as_json: Json = False,
 ) -> None:
     """Print the best classes of each picture."""
     import seewhy
-    from seewhy.pictures.table import prediction
+    from seewhy.visualization.tables import prediction_table
 
     network = seewhy.load(model, allow_code=code, allow_download=download)
-    found = seewhy.predict(network, network.prepare(inputs, crop="card" if crop else None), top=top)
+    prediction = seewhy.predict(network, network.prepare(inputs, crop="model" if crop else None), top=top)
     if not as_json:
-        print(prediction(found, [Path(name).name for name in inputs]))
+        print(prediction_table(prediction, [Path(name).name for name in inputs]))
     else:
-        for name, best in zip(inputs, found, strict=True):
+        for name, best in zip(inputs, prediction, strict=True):
             top_rows = [dict(zip(("label", "index", "probability"), b, strict=True)) for b in best]
             print(json.dumps({"input": name, "top": top_rows}))
 
@@ -83,43 +82,43 @@ def predict(
 @app.command()
 def methods(as_json: Json = False) -> None:
     """List the methods."""
-    from seewhy.pictures.table import table
+    from seewhy.visualization.tables import text_table
 
     rows = [(name, m.summary, m.paper, ", ".join(m.options)) for name, m in METHODS.items()]
     if as_json:
         for row in rows:
             print(json.dumps(dict(zip(("method", "what", "paper", "options"), row, strict=True))))
     else:
-        print(table(("method", "what", "paper", "options"), rows))
+        print(text_table(("method", "what", "paper", "options"), rows))
 
 
 @app.command()
 def layers(model: Network = "lite0", code: Code = False, download: Download = False, as_json: Json = False) -> None:
-    """List what runs inside a network, in order."""
+    """List the layers of a network in order of execution."""
     import seewhy
 
-    found = seewhy.layers(seewhy.load(model, allow_code=code, allow_download=download))
+    table = seewhy.layers(seewhy.load(model, allow_code=code, allow_download=download))
     if not as_json:
-        print(found)
-    for row in found if as_json else ():
+        print(table)
+    for row in table if as_json else ():
         print(json.dumps(row._asdict()))
 
 
 @app.command()
 def activations(
     inputs: Inputs,
-    layer: Annotated[str, typer.Option(help="Its name, see 'seewhy layers'.")],
+    layer: Annotated[str, typer.Option(help="Name of the layer, see 'seewhy layers'.")],
     model: Network = "lite0",
     code: Code = False,
     download: Download = False,
-    channels: Annotated[int, typer.Option(min=1, help="How many of them the montage shows.")] = 12,
+    channels: Annotated[int, typer.Option(min=1, help="Number of channels in the montage.")] = 12,
     out: Out = Path("seewhy-out"),
     as_json: Json = False,
 ) -> None:
-    """Show what a layer gives: a montage of channels, and the strongest beside the picture."""
+    """Show the activations of a layer: a montage of channels, and the strongest channel beside the picture."""
     import seewhy
 
-    folder = writable(out)
+    folder = writable_folder(out)
     network = seewhy.load(model, allow_code=code, allow_download=download)
     found = seewhy.activations(network, network.prepare(inputs), layer)
     tiles = [found.montage(channels, sample=n) for n in range(len(inputs))]
@@ -134,48 +133,53 @@ def activations(
             print(json.dumps({"input": name, "layer": found.layer, "shape": list(found.values.shape[1:]),
                               "strongest": channel, "value": value, "files": [str(f) for f in files]}))  # fmt: skip
         else:
-            print(f"{name}: {found.layer} gives {shape}; channel {channel} is the strongest, {value:.4g}")
+            print(f"{name}: output of {found.layer} is {shape}; channel {channel} has the largest value, {value:.4g}")
             print(*files, sep="\n")
 
 
 @app.command()
 def checks(as_json: Json = False) -> None:
-    """List what 'seewhy check' asks of a map."""
-    from seewhy.evidence import CHECKS
-    from seewhy.pictures.table import table
+    """List the tests of 'seewhy check' and the metrics of 'seewhy.measure'."""
+    from seewhy.evaluation import CHECKS
+    from seewhy.visualization.tables import text_table
 
-    heads = ("check", "question", "passes", "fails", "paper")
+    headers = ("check", "question", "passes", "fails", "paper")
     rows = [
         (f"{name} {c.title}", c.question, c.passes or f"{c.better} is better", c.fails, c.paper)
         for name, c in CHECKS.items()
     ]
     for row in rows if as_json else ():
-        print(json.dumps(dict(zip(heads, row, strict=True))))
+        print(json.dumps(dict(zip(headers, row, strict=True))))
     if not as_json:
-        print(table(heads, rows))
+        print(text_table(headers, rows))
 
 
 @app.command()
 def check(
     inputs: Inputs,
-    method: Annotated[list[str], typer.Option(help="Repeat it for several; see 'seewhy methods'.")],
+    method: Annotated[
+        list[str], typer.Option(help="Name of a method, see 'seewhy methods'; repeat the option for several.")
+    ],
     model: Network = "lite0",
     code: Code = False,
     download: Download = False,
-    target: Annotated[str | None, typer.Option(help="Class index or label (default: the best of each).")] = None,
-    level: Annotated[Literal["quick", "full"], typer.Option(help="16 inputs and 4 draws, or 64 and 8.")] = "quick",
-    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    target: Annotated[
+        str | None, typer.Option(help="Class index or label (default: the best class of each picture).")
+    ] = None,
+    level: Annotated[
+        Literal["quick", "full"], typer.Option(help="Number of inputs and draws: 16 and 4, or 64 and 8.")
+    ] = "quick",
+    seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
     out: Out = Path("seewhy-out"),
     report: Report = None,
     as_json: Json = False,
 ) -> None:
-    """Say whether the maps of some methods depend on what the network learnt; write the numbers and a figure."""
+    """Test whether the maps of methods depend on what the network learned; write the numbers and a figure."""
     import seewhy
 
     for name in method:
-        if name not in METHODS:
-            raise unknown("method", name, METHODS)
-    folder = writable(out)
+        canonical_name(name)
+    folder = writable_folder(out)
     network = seewhy.load(model, allow_code=code, allow_download=download)
     aim = _targets([target] if target else None)
     found = seewhy.check(network, network.prepare(inputs), method, target=aim, level=level, seed=seed)
@@ -195,36 +199,41 @@ def check(
 
 @app.command()
 def dream(
-    channel: Annotated[list[int] | None, typer.Option(help="Which one, repeated for several.")] = None,
+    channel: Annotated[list[int] | None, typer.Option(
+        help="Channel of the layer; repeat the option for several.")] = None,
     layer: Annotated[str | None, typer.Option(
-        help="Its name, see 'seewhy layers' (default: the network's output).")] = None,
+        help="Name of the layer, see 'seewhy layers' (default: the network's output).")] = None,
     best_of: Annotated[str | None, typer.Option(
         help="Instead of --channel: the three best classes of this picture.")] = None,
     model: Network = "lite0",
     code: Code = False,
     download: Download = False,
-    iterations: Annotated[int, typer.Option(min=1, help="Steps a level.")] = 10,
-    levels: Annotated[int, typer.Option(min=1, help="How many sizes, coarse to fine.")] = 3,
-    scale: Annotated[float, typer.Option(help="Each level is larger by this factor.")] = 1.4,
+    iterations: Annotated[int, typer.Option(min=1, help="Gradient steps per pyramid level.")] = 10,
+    levels: Annotated[int, typer.Option(min=1, help="Number of pyramid levels, coarse to fine.")] = 3,
+    scale: Annotated[float, typer.Option(help="Size ratio of successive levels.")] = 1.4,
     detailed: Annotated[int | None, typer.Option(
-        min=1, help="Add a second row, one level more and this many iterations; 100 takes minutes.")] = None,
-    initial: Annotated[str | None, typer.Option(help="A picture to start from (default: noise).")] = None,
-    size: Annotated[int | None, typer.Option(min=1, help="Pixels a side (default: as the network takes it).")] = None,
-    parametrisation: Annotated[Literal["fourier", "pixels"], typer.Option(
-        help="Steps spread as in photographs, or each value on its own.")] = "fourier",
-    step: Annotated[float, typer.Option(help="Change of a level's first step, as a share of black to white.")] = 0.05,
-    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+        min=1, help="Add a second row with one more level and this number of iterations; 100 takes minutes.")] = None,
+    initial: Annotated[str | None, typer.Option(help="Picture to start from (default: noise).")] = None,
+    size: Annotated[int | None, typer.Option(
+        min=1, help="Pixels per side (default: the network's input size).")] = None,
+    parametrization: Annotated[Literal["fourier", "pixels"], typer.Option(
+        help="Fourier: steps have the spectrum of photographs; pixels: each value by itself.")] = "fourier",
+    step: Annotated[float, typer.Option(
+        help="Length of a level's first step, as a fraction of the range from black to white.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     out: Out = Path("seewhy-out"),
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Make pictures that please channels of a layer; write each, and one sheet of all."""
-    from .dreams import run
+    """Compute pictures that maximize channels of a layer (deep dream); write each, and one sheet of all."""
+    from .dream import dream_lines
 
     kinds: dict[str, dict[str, Any]] = {"": {"iterations": iterations, "pyramid_levels": levels}}
     if detailed is not None:
         kinds["(High Resolution)"] = {"iterations": detailed, "pyramid_levels": levels + 1}
-    fixed = {"pyramid_scale": scale, "initial": initial, "size": size, "parametrisation": parametrisation}
-    for line in run(model, code, download, layer, channel, best_of, kinds, {**fixed, "step": step, "seed": seed}, out):
+    fixed = {"pyramid_scale": scale, "initial": initial, "size": size, "parametrization": parametrization}
+    for line in dream_lines(
+        model, code, download, layer, channel, best_of, kinds, {**fixed, "step": step, "seed": seed}, out
+    ):
         if as_json:
             print(json.dumps(line))
         elif "channel" in line:
@@ -254,21 +263,20 @@ def explain(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Explain pictures; write one sheet each, the input first."""
+    """Explain pictures; write one sheet per picture, the input first."""
     import seewhy
-    from seewhy.pictures.sample import sample
+    from seewhy.visualization.sample import select_sample
 
     for name in method:
-        if name not in METHODS:
-            raise unknown("method", name, METHODS)
+        canonical_name(name)
     if filters:
-        check_steps(tuple(filters))
+        check_filters(tuple(filters))
     given = {key: _number(value) for key, value in options.items() if value is not None}
     layer = feature_layer[0] if feature_layer and len(feature_layer) == 1 else feature_layer or None
-    folder = writable(out)
+    folder = writable_folder(out)
     network = seewhy.load(model, allow_code=code, allow_download=download)
-    x = network.prepare(inputs, crop="card" if crop else None)
-    found = seewhy.explain(
+    x = network.prepare(inputs, crop="model" if crop else None)
+    found: Sequence[Explanation] = seewhy.explain(
         network, x, method, target=_targets(target), score=score, feature_layer=layer,
         reduction_layer=reduction_layer, upsample=upsample, batch_size=batch_size or "auto", device=device, seed=seed,
         **given,
@@ -277,8 +285,8 @@ def explain(
         found = [e.filtered(*filters) for e in found]
     for n, (name, own) in enumerate(zip(inputs, _names(inputs), strict=True)):
         file = folder / own
-        sheet([sample(e, n) for e in found], file)
-        _tell(name, file, [sample(e, n) for e in found], as_json)
+        save_sheet([select_sample(e, n) for e in found], file)
+        _print_result(name, file, [select_sample(e, n) for e in found], as_json)
     if report is not None:
         seewhy.report(found, report, prediction=seewhy.predict(network, x), names=inputs)
         if not as_json:
@@ -287,13 +295,13 @@ def explain(
         print(f"layer: {reason}", file=sys.stderr)
     for e in found:
         if e.evaluations.forward > len(inputs):  # more than the prediction itself
-            spent = f"{e.evaluations.forward} forward, {e.evaluations.backward} backward passes"
-            print(f"{e.method}: {spent}", file=sys.stderr)
+            cost = f"{e.evaluations.forward} forward, {e.evaluations.backward} backward passes"
+            print(f"{e.method}: {cost}", file=sys.stderr)
     for note in dict.fromkeys(note for e in found for note in e.notes):
         print(f"note: {note}", file=sys.stderr)
 
 
-def _tell(name: str, file: Path, found: list[Explanation], as_json: bool) -> None:
+def _print_result(name: str, file: Path, found: list[Explanation], as_json: bool) -> None:
     if not as_json:
         print(file)
         return
@@ -304,12 +312,13 @@ def _tell(name: str, file: Path, found: list[Explanation], as_json: bool) -> Non
             "labels": e.labels and e.labels[0], "score": e.score,
             "scores": e.scores[0].tolist(), "options": {k: str(v) for k, v in e.options.items()}, "filters": e.filters,
             "evaluations": e.evaluations._asdict(),
-            "completeness": None if e.completeness is None else e.completeness[0].tolist(), "notes": e.notes,
+            "convergence_delta": None if e.convergence_delta is None else e.convergence_delta[0].tolist(),
+            "notes": e.notes,
         }))  # fmt: skip
 
 
 def _names(inputs: list[str]) -> list[str]:
-    """A file name for each input's sheet; no two are the same."""
+    """A distinct file name for each input's sheet."""
     taken: list[str] = []
     wanted = [Path(name).stem for name in inputs]
     for n, stem in enumerate(wanted):
@@ -334,31 +343,33 @@ def _number(value: Any) -> Any:
 
 
 def _signature() -> inspect.Signature:
-    """The fixed options of `explain`, and each option of each method of the table, once."""
+    """The common options of `explain`, then each option of the methods, once."""
     fixed: dict[str, tuple[Any, Any]] = {
         "inputs": (inspect.Parameter.empty, Inputs),
         "model": ("lite0", Network),
         "code": (False, Code),
         "download": (False, Download),
-        "method": ([DEFAULT], Annotated[list[str], typer.Option(help="Repeat it for several; see 'seewhy methods'.")]),
+        "method": ([DEFAULT_METHOD], Annotated[list[str], typer.Option(
+            help="Name of a method, see 'seewhy methods'; repeat the option for several.")]),
         "target": (None, Annotated[list[str] | None, typer.Option(
-            help="Class index or label, repeated for several, or top3, or all (default: the best class).")]),
+            help="Class index or label, or top3, or all; repeat the option for several (default: the best class).")]),
         "score": ("logit", Annotated[Literal["logit", "probability", "log_probability", "margin"], typer.Option(
-            help="What of a class is explained.")]),
+            help="Which score of the class is explained.")]),
         "feature_layer": (None, Annotated[list[str] | None, typer.Option(
-            help="The layer whose activations are read (default: chosen, with the reason), see 'seewhy layers'; "
-                 "repeat it to average the maps of several.")]),
+            help="Layer whose activations are used, see 'seewhy layers' (default: chosen, with the reason); "
+                 "repeat the option to average the maps of several.")]),
         "reduction_layer": (None, Annotated[str | None, typer.Option(
-            help="The layer whose output is explained (default: the network's output).")]),
+            help="Layer whose output is explained (default: the network's output).")]),
         "upsample": ("bicubic", Annotated[Literal["bicubic", "linear", "nearest", "none"], typer.Option(
-            help="How a map is brought to the picture's size.")]),
+            help="How a map is resampled to the picture's size.")]),
         "crop": (False, Crop),
-        "batch_size": (None, Annotated[int | None, typer.Option(min=1, help="Samples a pass (default: auto).")]),
-        "device": ("auto", Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]),
-        "seed": (0, Annotated[int, typer.Option(help="Of methods that draw.")]),
+        "batch_size": (None, Annotated[int | None, typer.Option(
+            min=1, help="Samples per forward pass (default: auto).")]),
+        "device": ("auto", Annotated[str, typer.Option(help="auto, cpu, cuda (or gpu), cuda:1.")]),
+        "seed": (0, Annotated[int, typer.Option(help="Seed of methods with random draws.")]),
         "filters": (None, Annotated[list[str] | None, typer.Option(
-            "--filter", help=f"What is done to the maps, repeated in this order: {', '.join(FILTERS)}; "
-                             "with their numbers smooth=2, clip=99, top=0.1.")]),
+            "--filter", help=f"Filter of the maps; repeated filters apply in this order: {', '.join(FILTERS)}; "
+                             "with a number: smooth=2, clip=99, top=0.1.")]),
         "out": (Path("seewhy-out"), Out),
         "report": (None, Report),
         "as_json": (False, Json),
@@ -379,7 +390,7 @@ def _signature() -> inspect.Signature:
 
 def _annotation(option: Option, users: str) -> Any:
     default = "" if option.default is None else f" (default: {option.default})"
-    low = option.between.low if option.between.low > float("-inf") else None
+    low = option.allowed_range.low if option.allowed_range.low > float("-inf") else None
     details: Any = typer.Option(
         help=option.help + default, rich_help_panel=f"Options of {users}", show_default=False, min=low
     )

@@ -1,4 +1,4 @@
-"""The main job, end to end, on pictures and weights that installed packages carry."""
+"""`seewhy demo`: explain pictures with a network, both of which installed packages contain."""
 
 from __future__ import annotations
 
@@ -8,50 +8,50 @@ from pathlib import Path
 
 from seewhy.errors import ModelError
 
-from .sheets import sheet, writable
+from .sheet_files import save_sheet, writable_folder
 
-PICTURES = {
+DEMO_PICTURES = {
     "chelsea": ("skimage", "data/chelsea.png"),
     "coffee": ("skimage", "data/coffee.png"),
     "grace_hopper": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
 }
-METHODS = ["gradcam", "gradient", "guided_backprop", "zeiler_fergus", "integrated_gradients"]
+DEMO_METHODS = ["gradcam", "gradient", "guided_backprop", "zeiler_fergus", "integrated_gradients"]
 
 
 def pictures() -> dict[str, Path]:
-    """The shipped pictures: name -> file.
+    """Pictures inside installed packages: name -> file.
 
     Raises:
-        ModelError: a package that carries one is not installed.
+        ModelError: a package that contains one is not installed.
     """
     found = {}
-    for name, (package, file) in PICTURES.items():
+    for name, (package, file) in DEMO_PICTURES.items():
         spec = find_spec(package)
         if spec is None or spec.origin is None or not (path := Path(spec.origin).parent / file).is_file():
-            raise ModelError(f"{package} does not carry {file}: pip install 'seewhy[demo]'.")
+            raise ModelError(f"{package} does not contain {file}: pip install 'seewhy[demo]'.")
         found[name] = path
     return found
 
 
-def run(out: Path) -> None:
-    """Print what the network says of each picture; write its sheet and its path, and a report of all."""
+def run_demo(out: Path) -> None:
+    """Print the prediction for each picture; write its sheet, its integration path, and a report of all."""
     import seewhy
-    from seewhy.pictures import path_figure
-    from seewhy.pictures.sample import sample
-    from seewhy.pictures.sheet import DPI
-    from seewhy.pictures.table import prediction
+    from seewhy.visualization import path_figure
+    from seewhy.visualization.sample import select_sample
+    from seewhy.visualization.sheet import DPI
+    from seewhy.visualization.tables import prediction_table
 
     files = pictures()
     network = seewhy.load("lite0")
     x = network.prepare(list(files.values()))
     best = seewhy.predict(network, x)
-    print(prediction(best, list(files)))
+    print(prediction_table(best, list(files)))
     print()
-    folder = writable(out)
+    folder = writable_folder(out)
     along = seewhy.path(network, x)
-    found = seewhy.explain(network, x, METHODS)
+    found = seewhy.explain(network, x, DEMO_METHODS)
     for n, name in enumerate(files):
-        sheet([sample(e, n) for e in found], folder / f"{name}.png")
+        save_sheet([select_sample(e, n) for e in found], folder / f"{name}.png")
         path_figure(along, found[0].preparation, sample=n).savefig(folder / f"{name}-path.png", dpi=DPI)
         print(folder / f"{name}.png")
         print(folder / f"{name}-path.png")

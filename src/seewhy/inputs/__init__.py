@@ -1,4 +1,4 @@
-"""1. What is looked at: a picture, a volume, a sequence -> a tensor."""
+"""Inputs: preparation of pictures as batches of tensors."""
 
 from __future__ import annotations
 
@@ -6,48 +6,48 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from seewhy.errors import InputError, ModelError, choose
-from seewhy.types import Card
+from seewhy.errors import InputError, ModelError, check_choice
+from seewhy.inputs.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from seewhy.types import Model
+    from seewhy.model import Model
 
 
 def prepare(model: Model, source: Any, *, crop: str | None = None) -> Tensor:
-    """Turn a picture, or a list of them, into what the network takes.
+    """Turn a picture, or a list of pictures, into a batch that the network accepts.
 
     The whole picture is resized to the network's input, so that a map covers all of it.
 
     Args:
-        model: whose preparation is used.
-        source: path, PIL picture, array (H×W or H×W×channels; uint8, uint16, or floats in 0..1),
-            or a list of them. A model with its own `prepare` function gets it as it is.
-        crop: "card" keeps the centre that the model's card asks for (as in its published accuracy).
+        model: the model whose preparation is used.
+        source: path, PIL picture, array (H×W or H×W×channels; uint8, uint16, or floats in [0, 1]),
+            or a list of them. A model with a `prepare` function of its own passes it the source unchanged.
+        crop: "model": center crop of the network's published preprocessing; None: no crop.
 
     Returns:
-        [N, 3, H, W], or those axes in the model's layout, in the network's own units.
+        [N, 3, H, W], or the same axes in the model's layout, normalized as the network expects.
 
     Raises:
-        InputError: it is missing, no picture, too large, or of an unusual kind.
-        ModelError: the model has no preparation.
+        InputError: the picture is missing, unreadable, too large, or of an unsupported kind.
+        ModelError: the model has no preprocessing.
     """
     if crop is not None:
-        choose("crop", crop, ("card",))
+        check_choice("crop", crop, ("model",))
     if model.preparation is None:
         raise ModelError(
-            f"{model.name} was given no preparation, so only tensors can be explained: pass a tensor, "
-            "or wrap the network with prepare=function or prepare=seewhy.Card(size=(224, 224), ...)."
+            f"{model.name} has no preprocessing, so only tensors can be explained: pass a tensor, "
+            "or wrap the network with prepare=function or prepare=seewhy.Preprocessing(size=(224, 224), ...)."
         )
-    if not isinstance(model.preparation, Card):
+    if not isinstance(model.preparation, Preprocessing):
         return model.preparation(source)
-    from .picture import picture, to_tensor
+    from .picture import picture_to_tensor, read_picture
 
     sources = list(source) if isinstance(source, (list, tuple)) else [source]
     if not sources:
-        raise InputError("an empty list holds nothing to explain: give at least one picture.")
-    batch = torch.stack([to_tensor(picture(s), model.preparation, crop) for s in sources])
+        raise InputError("the list of pictures is empty: pass at least one picture.")
+    batch = torch.stack([picture_to_tensor(read_picture(s), model.preparation, crop) for s in sources])
     if model.layout is not None and sorted(model.layout) == sorted("NCHW"):
         batch = batch.permute(["NCHW".index(letter) for letter in model.layout])
     return batch

@@ -1,11 +1,11 @@
-"""Maps at another size: cubic, linear or nearest in any number of axes, as MATLAB's imresize does it."""
+"""Resampling of maps to another size: cubic, linear or nearest, in one to three axes, as MATLAB's imresize."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from seewhy.errors import OptionError, choose
+from seewhy.errors import OptionError, check_choice
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
@@ -13,55 +13,62 @@ if TYPE_CHECKING:
 
     from seewhy.types import Maps
 
-REACH = {"bicubic": 2, "linear": 1, "nearest": 0}
+KERNEL_RADIUS = {"bicubic": 2, "linear": 1, "nearest": 0}
 
 
-def resample(maps: Maps, size: Sequence[int], how: str = "bicubic") -> Float[Tensor, "N K *R"]:
-    """Maps [N, K, *S'] -> [N, K, *size], axis by axis, antialiased where an axis shrinks; nothing is clipped.
+def resample(maps: Maps, size: Sequence[int], mode: str = "bicubic") -> Float[Tensor, "N K *R"]:
+    """Resample maps [N, K, *S'] to [N, K, *size], axis by axis, with antialiasing where an axis shrinks.
+
+    The result is not clipped: cubic resampling may overshoot the range of the maps.
 
     Args:
-        maps: one, two or three axes after N and K. An axis that keeps its size keeps its numbers.
-        size: the wanted size of each of them.
-        how: "bicubic" (Keys 1981, a = -1/2, in every rank), "linear" or "nearest", which never averages.
+        maps: maps with one, two or three axes after N and K. An axis whose size does not change is not resampled.
+        size: the new size of each of these axes.
+        mode: "bicubic" (Keys 1981, a = -1/2, for any number of axes), "linear" or "nearest" (no averaging).
 
     Raises:
-        OptionError: `how` is unknown, or `size` does not fit the maps.
+        OptionError: `mode` is unknown, or `size` does not fit the maps.
     """
-    choose("how", how, REACH)
+    check_choice("mode", mode, KERNEL_RADIUS)
     if len(size) != maps.ndim - 2 or not 1 <= len(size) <= 3 or min(size) < 1:
-        raise OptionError(f"size={tuple(size)} does not fit maps of {tuple(maps.shape[2:])}: one to three sizes ≥ 1.")
-    for axis, wanted in enumerate(size, 2):
-        if wanted != maps.shape[axis]:
-            places, weights = _taps(maps.shape[axis], wanted, how)
-            places, weights = places.to(maps.device), weights.to(maps.dtype).to(maps.device)
+        raise OptionError(
+            f"size={tuple(size)} does not fit maps of {tuple(maps.shape[2:])}: give one size ≥ 1 per axis, 1 to 3 axes."
+        )
+    for axis, length in enumerate(size, 2):
+        if length != maps.shape[axis]:
+            indices, weights = _taps(maps.shape[axis], length, mode)
+            indices, weights = indices.to(maps.device), weights.to(maps.dtype).to(maps.device)
             lines = maps.movedim(axis, -1)
-            # tap by tap: a matrix is too large for long signals; differences keep a constant exactly constant
-            middle = lines[..., places[0]]
-            rest = ((lines[..., p] - middle) * w for p, w in zip(places[1:], weights[1:], strict=True))
-            maps = sum(rest, start=middle).movedim(-1, axis)
+            # A sum over taps, because a matrix would be too large for long signals. Differences from the center tap
+            # keep a constant map exactly constant.
+            center = lines[..., indices[0]]
+            terms = ((lines[..., i] - center) * w for i, w in zip(indices[1:], weights[1:], strict=True))
+            maps = sum(terms, start=center).movedim(-1, axis)
     return maps.contiguous()
 
 
-def _taps(old: int, new: int, how: str) -> tuple[Int64[Tensor, "taps new"], Float[Tensor, "taps new"]]:
-    """Where each new value looks, and the weights, which sum to one. Pixel centres aligned, edges mirrored.
+def _taps(old: int, new: int, mode: str) -> tuple[Int64[Tensor, "taps new"], Float[Tensor, "taps new"]]:
+    """Indices of the old values for each new value, and their weights, which sum to one.
 
-    The middle tap comes first.
+    The pixel grids are center-aligned, and edges are mirrored. The center tap comes first.
     """
     import torch
 
     i = torch.arange(new)
-    if how == "nearest":
+    if mode == "nearest":
         return ((2 * i + 1) * old // (2 * new))[None], torch.ones(1, new, dtype=torch.float64)
     u = (i.double() + 0.5) * old / new - 0.5
     shrink = min(1.0, new / old)
-    reach = REACH[how] / shrink
-    steps = torch.arange(int(2 * reach) + 3)
-    steps = steps.roll(-(len(steps) // 2))
-    j = (u - reach).floor().long() + steps[:, None]
+    reach = KERNEL_RADIUS[mode] / shrink
+    taps = torch.arange(int(2 * reach) + 3)
+    taps = taps.roll(-(len(taps) // 2))
+    j = (u - reach).floor().long() + taps[:, None]
     x = (shrink * (u - j)).abs()
-    near, far = ((1.5 * x - 2.5) * x * x + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2) if how == "bicubic" else (1 - x, 0 * x)
-    weights = torch.where(x <= 1, near, far).where(x < REACH[how], 0.0)
+    inner, outer = (
+        ((1.5 * x - 2.5) * x * x + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2) if mode == "bicubic" else (1 - x, 0 * x)
+    )
+    weights = torch.where(x <= 1, inner, outer).where(x < KERNEL_RADIUS[mode], 0.0)
     used = weights.any(1)
     used[0] = True
-    places, weights = j[used] % (2 * old), weights[used]
-    return torch.minimum(places, 2 * old - 1 - places), weights / weights.sum(0)
+    indices, weights = j[used] % (2 * old), weights[used]
+    return torch.minimum(indices, 2 * old - 1 - indices), weights / weights.sum(0)

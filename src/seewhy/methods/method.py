@@ -1,16 +1,16 @@
-"""What a method is: a kernel, how it is fed, and what it needs."""
+"""`Method`, one entry of the table of methods: the kernel, the family that calls it, and what it requires."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
-from seewhy.errors import OptionError, choose, unknown
+from seewhy.errors import OptionError, check_choice, unknown_name_error
 from seewhy.maps import absolute_sum
-from seewhy.types import Between, Can
+from seewhy.types import Capability, Range
 
 if TYPE_CHECKING:
     from seewhy.types import Maps, Values
@@ -18,37 +18,45 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method:
-    """One line of the table.
+    """One entry of the table of methods.
 
     Attributes:
-        kernel: the paper's formula. Its positional parameters name what it reads, its keyword-only
-            parameters are the method's options.
-        feeds: the family that feeds it, by name (`seewhy.methods.families`).
-        title: its name for people.
-        paper: where it comes from.
-        needs: what the model must be able to give.
-        reduce: how the channels of the raw result become one map.
-        complete: whether the attributions promise to sum to score - baseline score.
-        classless: whether its map asks for no class, by its definition, so that classes may all get the same one.
+        kernel: the function that computes the formula. Its positional parameters name the values that its family
+            passes to it; its keyword-only parameters are the method's options.
+        family: name of the family that calls the kernel (`seewhy.engine.families`).
+        title: the method's name for display.
+        paper: the paper that defines the method, with section or equation.
+        requires: the capabilities that the model must have.
+        reduce: function that reduces the channels of the raw result to one map.
+        complete: whether the attributions sum to score - baseline score.
+        class_agnostic: whether the map is the same for every class by definition.
+        aliases: other names of the method, such as "saliency"; case, "-", "_" and spaces do not matter.
     """
 
     kernel: Callable[..., Any]
-    feeds: str
+    family: str
     title: str
     paper: str
-    needs: Can = Can.SCORES | Can.GRADIENTS
+    _: KW_ONLY
+    requires: Capability = Capability.SCORES | Capability.GRADIENTS
     reduce: Callable[[Values], Maps] = absolute_sum
     complete: bool = False
-    classless: bool = False
+    class_agnostic: bool = False
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The kernel's name, for display. Methods are not compared by it."""
+        return getattr(self.kernel, "__name__", type(self.kernel).__name__)
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Names of what the kernel reads."""
+        """Names of the kernel's positional parameters: the values that its family must pass."""
         return tuple(n for n, p in _parameters(self).items() if p.kind is not p.KEYWORD_ONLY)
 
     @property
     def options(self) -> Mapping[str, Option]:
-        """The kernel's keyword arguments, with kind, default and help."""
+        """The kernel's keyword-only parameters, with type, default and help."""
         helps = _argument_helps(self.kernel)
         return {
             name: _option(self.kernel, p, helps.get(name, ""))
@@ -62,44 +70,49 @@ class Method:
         return (inspect.getdoc(self.kernel) or "").split("\n")[0]
 
     @property
-    def about(self) -> str:
-        """The kernel's docstring without its arguments, then the paper."""
+    def description(self) -> str:
+        """The kernel's docstring without the `Args:` section, followed by the paper."""
         text = (inspect.getdoc(self.kernel) or "").split("\nArgs:")[0].strip()
         return f"{text}\n\n{self.paper}."
 
 
 class Option(NamedTuple):
-    """One keyword argument of a kernel."""
+    """One keyword-only parameter of a kernel."""
 
-    kind: Any  # int, float, bool, or Any for what only the method understands
+    kind: Any  # int, float, bool, str for a choice; Any if only the kernel can validate the value
     default: Any
     help: str
     choices: tuple[str, ...] = ()
-    between: Between = Between()
+    allowed_range: Range = Range()
 
 
-def fill(name: str, method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The method's options, defaults filled in.
+def options_with_defaults(name: str, method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a method: the given values, validated, and the defaults of the others.
+
+    Args:
+        name: name of the method, for error messages.
+        method: the method.
+        given: option names and values.
 
     Raises:
-        UnknownNameError: it has no option of that name.
-        OptionError: a value of the wrong kind or out of range.
+        UnknownNameError: the method has no option of that name.
+        OptionError: a value has the wrong type or is out of range.
     """
     known = method.options
     for key in given:
         if key not in known:
-            raise unknown(f"option of {name}", key, known)
+            raise unknown_name_error(f"option of {name}", key, known)
     return {key: _checked(key, given.get(key, option.default), option) for key, option in known.items()}
 
 
 def _checked(name: str, value: Any, option: Option) -> Any:
     if option.choices:
-        return choose(name, value, option.choices)
+        return check_choice(name, value, option.choices)
     if value is None and option.default is None:
         return None
     if option.kind in (int, float):
         allowed = (int,) if option.kind is int else (int, float)
-        low, high = option.between
+        low, high = option.allowed_range
         if isinstance(value, bool) or not isinstance(value, allowed) or not low <= value <= high:
             kind = "an integer" if option.kind is int else "a number"
             raise OptionError(f"{name}={value!r}: {kind} from {low:g} to {high:g} is needed.")
@@ -112,22 +125,20 @@ def _parameters(method: Method) -> Mapping[str, inspect.Parameter]:
 
 def _option(kernel: Callable[..., Any], parameter: inspect.Parameter, text: str) -> Option:
     hint = parameter.annotation
-    if isinstance(hint, str):
-        hint = eval(
-            hint, inspect.unwrap(kernel).__globals__
-        )  # the kernel's own annotation, as typing.get_type_hints would
-    between = Between()
+    if isinstance(hint, str):  # evaluated in the kernel's module, as typing.get_type_hints does
+        hint = eval(hint, inspect.unwrap(kernel).__globals__)
+    allowed_range = Range()
     if get_origin(hint) is Annotated:
-        hint, between = get_args(hint)[:2]
+        hint, allowed_range = get_args(hint)[:2]
     choices = get_args(hint) if get_origin(hint) is Literal else ()
     if get_origin(hint) is UnionType and len(get_args(hint)) == 2:  # float | None
         hint = next(h for h in get_args(hint) if h is not type(None))
     kind = str if choices else hint if hint in (int, float, bool) else Any
-    return Option(kind, parameter.default, text, choices, between)
+    return Option(kind, parameter.default, text, choices, allowed_range)
 
 
 def _argument_helps(kernel: Callable[..., Any]) -> dict[str, str]:
-    """The `Args:` section of a docstring, one sentence a name."""
+    """Help text per parameter name, from the `Args:` section of the kernel's docstring."""
     lines = (inspect.getdoc(kernel) or "").split("\n")
     helps: dict[str, str] = {}
     inside, name = False, ""

@@ -1,4 +1,4 @@
-"""2. Who answers: `wrap` for what you have, `load` for what has a name."""
+"""Models: `wrap` for a network in memory, `load` for a network by name or from a file."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from typing import Any
 import torch
 
 from seewhy.errors import ModelError, OptionError
-from seewhy.types import Can, Card, Model
+from seewhy.inputs.preprocessing import Preprocessing
+from seewhy.model import Model
+from seewhy.types import Capability
 
-from . import keras3, onnx_graph
-from .function import Session, first_output, tensors_or_arrays
+from . import keras
+from .callables import accept_tensors_or_arrays
+from .onnx import conversion as onnx_conversion
+from .onnx.session import Session, first_output
 from .zoo import load
 
 __all__ = ["load", "wrap"]
@@ -22,73 +26,86 @@ def wrap(
     network: Any,
     *,
     labels: Sequence[str] | None = None,
-    prepare: Card | Callable[[Any], torch.Tensor] | None = None,
+    prepare: Preprocessing | Callable[[Any], torch.Tensor] | None = None,
     layout: str | None = None,
     forward: Callable[[Any, torch.Tensor], Any] | None = None,
 ) -> Model:
-    """Say what is known about a network. The network itself is not touched; behind a compiled or
-    parallel one the original is used.
+    """Wrap a network together with its labels, preprocessing, layout and calling convention.
+
+    The network is not changed. For a compiled or parallel network the original module is used.
 
     Args:
-        network: a `torch.nn.Module`, a Keras 3 model (with gradients and layers where Keras runs on torch; a softmax
-            at its end is left out, so that logits are explained), any callable tensor or array -> scores, or an ONNX
-            Runtime session (gradients and layers by a conversion that is compared with it on every input; of several
-            outputs the first). A `Model` comes back as it is.
-        labels: names of the classes, in the order of the scores.
-        prepare: a `Card`, or a function that turns whatever you have into a batch of inputs.
-        layout: one letter an axis of the input: N the batch, C the channels, any others ("NHWC", "NTC"; "NF": features
-            without channels). Default: N first, C second; of a Keras model its own.
-        forward: how to call the network, `forward(network, x)`; for keyword arguments, say, or to pick
-            one of several outputs. An ONNX Runtime session is called as torch modules are, in the order of its inputs
-            or by their names, and gives a dictionary of its outputs:
+        network: one of
+
+            - a `torch.nn.Module`;
+            - a Keras 3 model; gradients and layers are available on the torch backend only. A final softmax is left
+              out, so that logits are explained.
+            - a function from a tensor or numpy array to scores;
+            - an ONNX Runtime session. Gradients and layers come from a conversion to torch, which is compared with the
+              session on every input; of several outputs the first one is explained.
+            - a `Model`, which is returned unchanged.
+        labels: class names, in the order of the scores.
+        prepare: a `Preprocessing`, or a function from any source to a batch of inputs.
+        layout: one letter per axis of the input: N is the batch, C the channels, other letters are free ("NHWC", "NTC";
+            "NF": features without channels). Default: N first, C second; for a Keras model its own layout.
+        forward: how the network is called: `forward(network, x)`, for example with keyword arguments, or to select
+            one of several outputs. An ONNX Runtime session is called like a torch module, with inputs in order or by
+            name, and returns a dictionary of its outputs:
             `lambda net, x: net(input=x, state=torch.zeros(2, len(x), 128))["output"]`.
 
+    Returns:
+        The wrapped network.
+
     Raises:
-        ModelError: it cannot be called, or is a Keras model without weights yet.
-        OptionError: the layout is none, or the network is wrapped already.
+        ModelError: the network cannot be called, or is a Keras model that has not been built.
+        OptionError: the layout is not valid, or the network is wrapped already.
     """
     if isinstance(network, Model):
         if any(v is not None for v in (labels, prepare, layout, forward)):
-            raise OptionError("this network is wrapped already: give the options to the bare network.")
+            raise OptionError("the network is wrapped already: pass the options where the original network is wrapped.")
         return network
     if not callable(network) and not hasattr(network, "get_inputs"):
-        raise ModelError(f"a {type(network).__name__} cannot be called: give a torch module or a function.")
+        raise ModelError(f"a {type(network).__name__} cannot be called: pass a torch module or a function.")
     if layout is not None and (len(set(layout)) != len(layout) or "N" not in layout):
-        raise OptionError(f"layout={layout!r}: one letter an axis, N among them, such as 'NHWC' or 'NTC'.")
-    if keras3.is_layer(network):
-        return _keras(network, labels, prepare, layout, forward)
+        raise OptionError(f"layout={layout!r} must have one letter per axis, N among them, such as 'NHWC' or 'NTC'.")
+    if keras.is_layer(network):
+        return _wrap_keras(network, labels, prepare, layout, forward)
     if isinstance(network, torch.nn.Module):
-        network = _inside(network)
+        network = _original_module(network)
     module = network if isinstance(network, torch.nn.Module) else None
     name = getattr(network, "__name__", type(network).__name__)
-    lacks, conversion, answer = "", None, forward
-    if module is not None and _quantised(module):
-        call, can, lacks = network, Can.SCORES, QUANTISED
+    lacks, conversion, call_network = "", None, forward
+    if module is not None and _is_quantized(module):
+        call, capabilities, lacks = network, Capability.SCORES, QUANTIZED
     elif hasattr(network, "get_inputs") and hasattr(network, "run"):
-        answer = first_output if forward is None else forward
-        network, conversion = Session(network), onnx_graph.conversion(network, answer)
-        call, can, lacks = network, Can.SCORES, "" if conversion else onnx_graph.HIDDEN
+        call_network = first_output if forward is None else forward
+        network, conversion = Session(network), onnx_conversion.lazy_conversion(network, call_network)
+        call, capabilities, lacks = (
+            network,
+            Capability.SCORES,
+            "" if conversion else onnx_conversion.GRAPH_NOT_AVAILABLE,
+        )
     elif module is None:
-        call, can = tensors_or_arrays(network), Can.SCORES | Can.GRADIENTS
+        call, capabilities = accept_tensors_or_arrays(network), Capability.SCORES | Capability.GRADIENTS
     else:
-        call, can = network, Can.SCORES | Can.GRADIENTS | Can.LAYERS
+        call, capabilities = network, Capability.SCORES | Capability.GRADIENTS | Capability.LAYERS
     return Model(
-        forward=call if answer is None else partial(answer, network),
+        forward=call if call_network is None else partial(call_network, network),
         module=module,
-        can=can,
+        capabilities=capabilities,
         lacks=lacks,
         labels=None if labels is None else tuple(map(str, labels)),
         layout=layout,
         preparation=prepare,
         name=name,
-        call=answer,
+        call=call_network,
         conversion=conversion,
-        batch_axes={} if answer is first_output else None,
+        batch_axes={} if call_network is first_output else None,
     )
 
 
-def _inside(network: torch.nn.Module) -> torch.nn.Module:
-    """What torch.compile compiles, which can be looked into, and what is spread over devices: a map is of one."""
+def _original_module(network: torch.nn.Module) -> torch.nn.Module:
+    """Return the original module of a network that is compiled (torch.compile) or parallel (over devices)."""
     while True:
         if isinstance(network, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
             network = network.module
@@ -98,39 +115,45 @@ def _inside(network: torch.nn.Module) -> torch.nn.Module:
             return network
 
 
-def _quantised(network: torch.nn.Module) -> bool:
+def _is_quantized(network: torch.nn.Module) -> bool:
     return any(".quantized" in type(part).__module__ for part in network.modules())
 
 
-QUANTISED = "it is quantised: whole numbers have no gradient; explain the network from before, or the scores alone"
+QUANTIZED = (
+    "the network is quantized, and integers have no gradient: explain the network before quantization, or use a method "
+    "that needs scores only"
+)
 
 
-def _keras(
+def _wrap_keras(
     network: Any,
     labels: Sequence[str] | None,
-    prepare: Card | Callable[[Any], torch.Tensor] | None,
+    prepare: Preprocessing | Callable[[Any], torch.Tensor] | None,
     layout: str | None,
     forward: Callable[[Any, torch.Tensor], Any] | None,
 ) -> Model:
-    keras3.check(network)
+    keras.require_built(network)
     known: dict[str, Any] = {
         "labels": None if labels is None else tuple(map(str, labels)),
-        "layout": keras3.layout(network) if layout is None else layout,
+        "layout": keras.input_layout(network) if layout is None else layout,
         "preparation": prepare,
         "name": network.name,
     }
     if not isinstance(network, torch.nn.Module):
-        call = keras3.answers(network) if forward is None else tensors_or_arrays(lambda x: forward(network, x))
-        return Model(call, None, Can.SCORES, lacks=keras3.ELSEWHERE.format(backend=keras3.backend()), **known)
+        function = (
+            accept_tensors_or_arrays(lambda x: forward(network, x)) if forward else keras.tensor_function(network)
+        )
+        lacks = keras.NOT_ON_TORCH.format(backend=keras.backend_name())
+        return Model(function, None, Capability.SCORES, lacks=lacks, **known)
 
     def logits(model: Any, x: torch.Tensor) -> Any:
-        return keras3.logits(model, x, forward)
+        return keras.forward_logits(model, x, forward)
 
-    note = keras3.ending(network)
+    note = keras.softmax_note(network)
     return Model(
         forward=lambda x: logits(network, x),
         module=network,
-        can=Can.SCORES | Can.GRADIENTS | Can.LAYERS,
+        capabilities=Capability.SCORES | Capability.GRADIENTS | Capability.LAYERS,
         call=logits,
         notes=() if note is None else (note,),
         **known,

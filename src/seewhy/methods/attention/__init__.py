@@ -1,1 +1,1 @@
-"""Where the tokens that are read got what they know: attention weights, and the gradient of the score at them."""
+"""Attention methods: attention weights, and the gradient of the score with respect to them."""

@@ -1,1 +1,1 @@
-"""Methods that weigh a layer's activations."""
+"""Class activation maps (CAM): weighted sums of a layer's activations, and FullGrad."""

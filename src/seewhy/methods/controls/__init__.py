@@ -1,1 +1,1 @@
-"""Maps that know nothing of the network: every test of a map must tell them from a method."""
+"""Controls: maps that do not depend on the network. Every check of a map must distinguish them from an explanation."""

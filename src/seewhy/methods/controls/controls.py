@@ -1,51 +1,58 @@
-"""Noise, edges of the input, and the middle of the picture."""
+"""The controls: noise, edges of the input, and a Gaussian in the middle of the image."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from seewhy.types import Attribution
+from seewhy.methods.queries import Attribution
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from seewhy.types import Inputs, Scores
 
-NOTE = ("a control: this map does not depend on the network",)
+CONTROL_NOTE = ("a control: this map does not depend on the network",)
 
 
 def random(x: Inputs, score: Scores, normal: Callable[[int, int], Tensor]) -> Attribution:
-    """Noise: an independent normal number at each position, another for another seed; a control, no explanation."""
+    """Noise: an independent standard normal number at each position; a control, not an explanation.
+
+    The map depends on the seed only.
+    """
     noise = normal(0, 1)[:, :1].unsqueeze(0)
-    return Attribution(_repeated(noise.expand(len(x), *noise.shape[1:]), score), notes=NOTE)
+    return Attribution(_repeat_per_target(noise.expand(len(x), *noise.shape[1:]), score), notes=CONTROL_NOTE)
 
 
 def edges(x: Inputs, score: Scores) -> Attribution:
-    """Edges of the input, whatever the network: the size of Sobel's slope, summed over channels; a control.
+    """Edges: magnitude of the input's Sobel gradient, summed over channels; a control, not an explanation.
 
-    It looks as sharp as many an explanation, and every test must find that it explains nothing.
+    The map depends on the input only. It is as sharp as many explanations; every check must find that it does not
+    explain the network.
     """
     import torch
     from skimage.filters import sobel
 
-    pictures = x.detach().double().cpu().numpy()
-    slopes = [[torch.from_numpy(sobel(channel)) for channel in sample] for sample in pictures]  # type: ignore[no-untyped-call]
-    found = torch.stack([torch.stack(channels).sum(0) for channels in slopes])
-    return Attribution(_repeated(found.to(x)[:, None, None], score), notes=NOTE)
+    images = x.detach().double().cpu().numpy()
+    edges_by_channel = [[torch.from_numpy(sobel(channel)) for channel in image] for image in images]  # type: ignore[no-untyped-call]
+    maps = torch.stack([torch.stack(channels).sum(0) for channels in edges_by_channel])
+    return Attribution(_repeat_per_target(maps.to(x)[:, None, None], score), notes=CONTROL_NOTE)
 
 
 def centre(x: Inputs, score: Scores) -> Attribution:
-    """A Gaussian in the middle, a quarter of each side wide, whatever the input; a control, no explanation."""
+    """Center: Gaussian in the middle of the input, standard deviation a quarter of each side; a control.
+
+    The map depends on the size of the input only. It is not an explanation.
+    """
     import torch
 
-    found = torch.ones(len(x), 1, 1, *[1] * (x.ndim - 2), dtype=torch.float64)
+    maps = torch.ones(len(x), 1, 1, *[1] * (x.ndim - 2), dtype=torch.float64)
     for axis, size in enumerate(x.shape[2:]):
-        at = (torch.arange(size, dtype=torch.float64) - (size - 1) / 2) / (size / 4)
-        found = found * (-(at**2) / 2).exp().view(*[size if a == axis else 1 for a in range(x.ndim - 2)])
-    return Attribution(_repeated(found.to(x), score), notes=NOTE)
+        distance = (torch.arange(size, dtype=torch.float64) - (size - 1) / 2) / (size / 4)
+        maps = maps * (-(distance**2) / 2).exp().view(*[size if a == axis else 1 for a in range(x.ndim - 2)])
+    return Attribution(_repeat_per_target(maps.to(x), score), notes=CONTROL_NOTE)
 
 
-def _repeated(maps: Tensor, score: Scores) -> Tensor:
-    """[N, 1, 1, *S], once for every target."""
+def _repeat_per_target(maps: Tensor, score: Scores) -> Tensor:
+    """Expand [N, 1, 1, *S] to [N, K, 1, *S], the same map for every target."""
     return maps.expand(-1, score.shape[1], *maps.shape[2:]).contiguous()

@@ -1,0 +1,175 @@
+"""Checks of the arguments of `explain`, before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch.nn import Module
+
+from seewhy.errors import ModelError, OptionError, UnknownNameError, check_choice, unknown_name_error
+from seewhy.feature_layers.selection import LayerInfo, find_layer, survey_layers
+from seewhy.methods import METHODS, canonical_name, method_identity, name_note, normalized_name
+from seewhy.methods.method import Method, options_with_defaults
+from seewhy.targets import scoring
+
+from .batch import RequestedMethod
+from .ensembles import EnsembleMethod
+from .families import FAMILIES
+from .memory import check_batch_limits
+
+if TYPE_CHECKING:
+    from seewhy.model import Model
+    from seewhy.types import Inputs
+
+
+COMMON_ARGUMENTS = (
+    "target", "score", "feature_layer", "reduction_layer", "upsample", "batch_size", "max_memory", "device", "seed",
+    "progress",
+)  # fmt: skip
+# names of these arguments in other libraries, normalized
+ARGUMENT_SYNONYMS = {
+    "outputupsampling": "upsample", "interpolation": "upsample", "interpolatemode": "upsample",
+    "classidx": "target", "class": "target", "classes": "target", "label": "target", "labels": "target",
+    "targets": "target", "targetclass": "target", "reductionfcn": "target", "channel": "target",
+    "targetlayer": "feature_layer", "targetlayers": "feature_layer", "layer": "feature_layer",
+    "executionenvironment": "device", "minibatchsize": "batch_size", "internalbatchsize": "batch_size",
+    "perturbationsperforward": "batch_size", "randomseed": "seed", "randomstate": "seed", "verbose": "progress",
+    "nsteps": "steps", "numsteps": "steps", "numiterations": "steps", "nsamples": "samples", "numsamples": "samples",
+    "baselines": "baseline", "numfeatures": "features", "segmentation": "segments", "featuremask": "segments",
+    "windowsize": "mask_size", "slidingwindowshapes": "mask_size", "strides": "stride", "stdevs": "sigma",
+    "noiselevel": "sigma",
+}  # fmt: skip
+UPSAMPLE_MODES = ("bicubic", "linear", "nearest", "none")
+
+
+def is_single_method(method: Any) -> bool:
+    """Whether `method` is a single method, so that the result is a single explanation."""
+    return isinstance(method, (str, Method, EnsembleMethod))
+
+
+def requested_methods(method: Any, options: Mapping[str, Any]) -> list[RequestedMethod]:
+    """Return the requested methods, each with those of the options that it has, defaults filled in.
+
+    Args:
+        method: a method, or a list of methods: names, aliases or `Method`.
+        options: options of all methods together.
+
+    Raises:
+        UnknownNameError: a method does not exist, or none of the methods has an option.
+        OptionError: the list of methods is empty, or the value of an option is not allowed.
+    """
+    methods = [method] if is_single_method(method) else list(method)
+    if not methods:
+        raise OptionError("method=[] is empty: give at least one method.")
+    found: list[tuple[str, Method, str | None]] = []
+    for one in methods:
+        if isinstance(one, Method):
+            identity = method_identity(one)
+            found.append((identity if isinstance(identity, str) else one.name, one, None))
+        else:
+            name = canonical_name(one)
+            found.append((name, METHODS[name], name_note(one)))
+    names, known_options = [name for name, _, _ in found], {key for _, m, _ in found for key in m.options}
+    for key in options:
+        if key not in known_options:
+            raise unknown_option(key, names, sorted(known_options))
+    return [
+        RequestedMethod(
+            name, m, options_with_defaults(name, m, {k: v for k, v in options.items() if k in m.options}), note
+        )
+        for name, m, note in found
+    ]
+
+
+def unknown_option(key: str, names: list[str], known: list[str]) -> UnknownNameError:
+    """Return the error for an option that these methods do not have; it names the right option or method, if any."""
+    methods = ", ".join(names)
+    normalized_names = {normalized_name(name): name for name in (*COMMON_ARGUMENTS, *known)} | ARGUMENT_SYNONYMS
+    right = normalized_names.get(normalized_name(key))
+    if right in COMMON_ARGUMENTS or right in known:
+        return UnknownNameError(f"unknown option {key!r} of {methods}: it is called {right!r} here.")
+    owners = [name for name, m in METHODS.items() if key in m.options or right in m.options]
+    if owners:
+        option = right or key
+        return UnknownNameError(
+            f"unknown option {key!r} of {methods}: {option!r} is an option of {', '.join(owners)}. "
+            f"Options of {methods}: {', '.join(known) or 'none'}."
+        )
+    return unknown_name_error(f"option of {methods}", key, (*known, *COMMON_ARGUMENTS))
+
+
+def check_arguments(methods: list[RequestedMethod], arguments: Mapping[str, Any]) -> None:
+    """Check the common arguments of `explain`, as far as this is possible without a network and an input.
+
+    Raises:
+        OptionError: a value is not allowed.
+    """
+    if arguments["seed"] < 0:
+        raise OptionError(f"seed={arguments['seed']}: it must be an integer of at least 0.")
+    check_choice("score", arguments["score"], scoring.SCORE_NAMES)
+    check_choice("upsample", arguments["upsample"], UPSAMPLE_MODES)
+    layer = arguments["feature_layer"]
+    if layer is not None and not isinstance(layer, (str, Module)):
+        raise OptionError(f"feature_layer={layer!r}: it must be the name of a layer, a module, or a list of these.")
+    if layer is not None and not any(FAMILIES[requested.method.family].uses_layer for requested in methods):
+        names = ", ".join(requested.name for requested in methods)
+        raise OptionError(f"feature_layer={layer!r}: no method of this call ({names}) uses a layer. Omit the argument.")
+    check_batch_limits(arguments["batch_size"], arguments["max_memory"])
+
+
+def check_capabilities(model: Model, methods: list[RequestedMethod]) -> None:
+    """Check that the model has the capabilities that the methods require.
+
+    Raises:
+        ModelError: a capability is missing; the message lists the methods that work.
+    """
+    for requested in methods:
+        if requested.method.requires not in model.capabilities:
+            works = [name for name, m in METHODS.items() if m.requires in model.capabilities]
+            raise ModelError(
+                f"{requested.name} requires {requested.method.requires}, {model.name} has {model.capabilities}. "
+                + (f"{model.lacks[0].upper()}{model.lacks[1:]}. " if model.lacks else "")
+                + f"Methods that work: {', '.join(works) or 'none'}."
+            )
+
+
+class ResolvedLayers(NamedTuple):
+    """The layers of a call, for methods that use a feature layer."""
+
+    feature_layer: LayerInfo | None = None  # the layer whose activations are used
+    reason: str | None = None  # why it was selected; "given" if the caller named it
+    reduction_layer: str | None = None  # the layer whose output is explained
+
+
+def resolve_layers(model: Model, x: Inputs, feature_layer: str | None, reduction_layer: str | None) -> ResolvedLayers:
+    """Return the requested feature layer, or select a suitable one.
+
+    Args:
+        model: the model.
+        x: the batch.
+        feature_layer: name of the layer, or None.
+        reduction_layer: name of the layer whose output is explained; None: the network's output.
+
+    Raises:
+        UnknownNameError: the feature layer does not exist.
+        ModelError: the output of the feature layer has no positions, or there is no suitable layer.
+    """
+    survey = survey_layers(model, x, reduction_layer)
+    if feature_layer is None:
+        if survey.selected is None:
+            families = {name: FAMILIES[m.family] for name, m in METHODS.items()}
+            works = ", ".join(name for name, f in families.items() if not (f.uses_layer or f.uses_attention))
+            raise ModelError(
+                f"{survey.reason}, so {model.name} has no layer for a class activation map: give feature_layer if you "
+                f"know one (seewhy.layers lists them), or use {works}."
+            )
+        return ResolvedLayers(survey.selected, survey.reason, survey.output_layer)
+    layer = find_layer(survey, feature_layer, model)
+    if layer.where is None or not layer.where.spatial:
+        raise ModelError(
+            f"layer {feature_layer!r} has the output shape {list(layer.shape or ())}, which does not correspond to "
+            f"positions of the input {list(x.shape[2:])}. Choose a layer with the axes [N, C, *S], or with tokens that "
+            "form a grid" + (f", such as {survey.selected.name!r}." if survey.selected else ".")
+        )
+    return ResolvedLayers(layer, "given", survey.output_layer)

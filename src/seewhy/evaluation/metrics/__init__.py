@@ -1,0 +1,1 @@
+"""Metrics of explanations: perturbation curves, robustness, localization."""

@@ -1,0 +1,1 @@
+"""Layers of a network: the layer table, the default feature layer, activations."""

@@ -1,0 +1,1 @@
+"""Activation maximization: gradient ascent on the input to maximize the activation of a channel."""

@@ -1,1 +1,0 @@
-"""Pictures made to please a unit: gradient ascent on the input."""

@@ -1,1 +1,0 @@
-"""Gradients whose rectifiers pass something else backwards."""

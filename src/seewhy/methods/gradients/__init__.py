@@ -1,1 +1,0 @@
-"""Gradients at the input, and along paths of inputs."""

@@ -1,0 +1,1 @@
+"""Instrumented forward passes: observed layers and ops, recorded autograd graph, backward rules, attention weights."""

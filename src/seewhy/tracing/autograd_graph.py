@@ -1,0 +1,56 @@
+"""The recorded autograd graph: reachable nodes, and a correction of torch's backward pass of batch norm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+from torch.autograd.graph import Node
+
+BATCH_NORM_NODE = "NativeBatchNormBackward0"
+# Nodes that only move or copy values (dropout does in evaluation mode).
+VALUE_PRESERVING_NODES = {f"{name}Backward{i}" for i in (0, 1) for name in (
+    "View", "UnsafeView", "ReshapeAlias", "Permute", "Transpose", "Clone", "Alias", "Squeeze", "Unsqueeze", "Slice",
+    "NativeDropout")}  # fmt: skip
+
+
+def nodes_reachable_from(nodes: list[Any], without: Node | None = None) -> set[Any]:
+    """All graph nodes on paths from `nodes` towards the input, `nodes` included.
+
+    Args:
+        nodes: the nodes to start at, such as those of the outputs.
+        without: a node that is treated as removed from the graph.
+    """
+    pending = [node for node in nodes if node is not without]
+    reached = set(pending)
+    while pending:
+        for following, _ in pending.pop().next_functions:
+            if following is not None and following is not without and following not in reached:
+                reached.add(following)
+                pending.append(following)
+    return reached
+
+
+def fix_batch_norm_gradients(outputs: Iterable[Tensor]) -> None:
+    """Correct the gradient of batch norm for a batch of one sample, in the graph of these outputs.
+
+    On a CPU, with a batch of 1, torch 2.15 misreads an incoming gradient whose memory layout is channels last (as after
+    `flatten(2).transpose(1, 2)`) as contiguous: the result is permuted, without an error. Instance norm always calls
+    batch norm with a batch of 1. Making the incoming gradient contiguous avoids it.
+    """
+    nodes = [t.grad_fn for t in outputs if t.grad_fn is not None]
+    for node in nodes_reachable_from(nodes):
+        if node.name() == BATCH_NORM_NODE:
+            node.register_prehook(_contiguous_gradients)
+
+
+def _contiguous_gradients(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    return tuple(g.contiguous() if g is not None and len(g) == 1 else g for g in gradients)
+
+
+def producing_node(node: Node) -> Node:
+    """The node that computed the values of `node`, before any nodes that only moved them."""
+    while node.name() in VALUE_PRESERVING_NODES and node.next_functions and node.next_functions[0][0] is not None:
+        node = node.next_functions[0][0]
+    return node

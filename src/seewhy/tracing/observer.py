@@ -1,0 +1,110 @@
+"""Observe every layer and torch function that a model calls in this thread, and replace outputs where needed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from seewhy.models import module_tree
+
+from .outputs import iter_tensors
+
+# Operators also have in-place and reflected forms, such as iadd and radd, which are reported under the plain name.
+OPERATOR_NAMES = {"add", "sub", "mul", "div", "truediv", "matmul", "pow"}
+COPY_FUNCTIONS = {"to", "float", "double", "half", "clone", "contiguous", "detach", "reshape", "type_as"}
+
+# (name, layer or None for a function, output) -> replacement of the output, or None
+CallObserver = Callable[[str, nn.Module | None, Any], Any]
+
+
+@contextmanager
+def observe_calls(module: nn.Module, observer: CallObserver) -> Iterator[None]:
+    """Call `observer` at the end of each call of a layer or of a function between layers, in this thread.
+
+    A function is named after the layer that calls it, such as "layer1.0/add"; functions inside layers without child
+    layers are not reported.
+
+    Args:
+        module: the module that is run inside the context.
+        observer: called with (name, layer or None, output); its return value replaces the output unless it is None.
+    """
+    running, layers = [""], module_tree.named_layers(module)
+
+    def enter(name: str) -> None:
+        running.append(name)
+
+    def leave(name: str, layer: nn.Module | None, output: Any) -> Any:
+        running.pop()
+        return observer(name, layer, output)
+
+    def on_function(name: str, output: Tensor) -> Any:
+        owner = layers[running[-1]]
+        if owner is module or module_tree.has_child_layers(owner):
+            return observer(f"{running[-1]}/{name}", None, output)
+        return None
+
+    with observe_layers(module, leave, enter), _FunctionObserver(on_function):
+        yield
+
+
+@contextmanager
+def observe_layers(
+    module: nn.Module, on_end: CallObserver, on_start: Callable[[str], None] | None = None
+) -> Iterator[None]:
+    """Call `on_start` and `on_end` for each call of a layer in this thread.
+
+    Args:
+        module: the module that is run inside the context.
+        on_end: called with (name, layer, output); its return value replaces the output unless it is None.
+        on_start: called with the layer's name before the layer runs.
+    """
+    thread = threading.get_ident()
+    names = {layer: name for name, layer in module_tree.named_layers(module).items()}
+
+    def pre_hook(layer: nn.Module, _args: Any) -> None:
+        if on_start is not None and threading.get_ident() == thread:
+            on_start(names[layer])
+
+    def hook(layer: nn.Module, _args: Any, output: Any) -> Any:
+        return on_end(names[layer], layer, output) if threading.get_ident() == thread else None
+
+    with ExitStack() as stack:
+        for layer, name in names.items():
+            if name:
+                stack.callback(layer.register_forward_pre_hook(pre_hook).remove)
+                stack.callback(layer.register_forward_hook(hook).remove)
+        yield
+
+
+class _FunctionObserver(TorchFunctionMode):
+    """Reports every torch function that computes new values; views and copies are not reported."""
+
+    def __init__(self, observer: Callable[[str, Tensor], Any]) -> None:
+        super().__init__()
+        self.observer = observer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called by torch in place of `func`."""
+        versions = [(t, t._version) for a in args for t in ((a,) if isinstance(a, Tensor) else iter_tensors(a))]
+        result = func(*args, **(kwargs or {}))
+        name = (resolve_name(func) or getattr(func, "__name__", "")).split(".")[-1].strip("_")
+        if not isinstance(result, Tensor) or name in COPY_FUNCTIONS or name == "get":
+            return result
+        if any(result._version == version if result is t else _share_storage(result, t) for t, version in versions):
+            return result  # a view, or a tensor of which only a flag was set
+        replacement = self.observer(name[1:] if name[1:] in OPERATOR_NAMES else name, result)
+        if replacement is None:
+            return result
+        return result.copy_(replacement) if any(result is t for t, _ in versions) else replacement
+
+
+def _share_storage(a: Tensor, b: Tensor) -> bool:
+    try:
+        return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):  # some tensor subclasses have no storage
+        return False
