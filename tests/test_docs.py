@@ -1,4 +1,4 @@
-"""What the documents say is what the code does."""
+"""Documents: generated pages are current, examples run, named files exist."""
 
 import re
 import runpy
@@ -13,14 +13,14 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.row(90)
-def test_the_pages_are_what_the_table_and_the_measurements_say():
+def test_generated_pages_are_current():
     pages = runpy.run_path(str(ROOT / "docs" / "generate.py"))["pages"]()
     assert {file.name for file in pages} == {"methods.md", "matrix.md", "benchmarks.md", "comparison.md", "evidence.md"}
     for file, text in pages.items():
         assert file.read_text(encoding="utf-8") == text, f"{file.name}: run python docs/generate.py"
 
 
-def test_the_readmes_example_runs(shipped, tmp_path, monkeypatch, capsys):
+def test_readme_example_runs(shipped, tmp_path, monkeypatch, capsys):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     code = re.search(r"<!-- run by the tests -->\n```python\n(.*?)```", text, re.DOTALL)[1]
     shutil.copy(shipped["chelsea"], tmp_path / "cat.png")
@@ -32,7 +32,7 @@ def test_the_readmes_example_runs(shipped, tmp_path, monkeypatch, capsys):
     assert scope["both"][0].maps.shape == (1, 2, 224, 224)
 
 
-def test_the_readme_names_both_commands_and_its_links_exist():
+def test_readme_contains_commands_and_valid_links():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "make demo" in text
     assert "make test" in text
@@ -40,19 +40,19 @@ def test_the_readme_names_both_commands_and_its_links_exist():
         assert (ROOT / target).exists(), target
 
 
-def test_every_test_named_in_the_comparison_exists():
+def test_comparison_names_existing_tests():
     text = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`(tests/[^`]+)`", text))
-    assert named
-    for file in named:
+    files = set(re.findall(r"`(tests/[^`]+)`", text))
+    assert files
+    for file in files:
         assert (ROOT / file).exists(), file
 
 
-def test_the_version_is_written_once():
+def test_version_equals_pyproject():
     assert f'version = "{seewhy.__version__}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
-def test_every_acceptance_row_stands_in_the_table():
+def test_acceptance_rows_are_numbered_and_described():
     import csv
 
     with (ROOT / "tests" / "rows.csv").open(encoding="utf-8") as file:

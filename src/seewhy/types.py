@@ -39,3 +39,6 @@ class Capability(Flag):
     SCORES = auto()
     GRADIENTS = auto()  # of a score with respect to the input, by autograd
     LAYERS = auto()  # named layers
+
+    def __str__(self) -> str:
+        return ", ".join(str(flag.name).lower() for flag in self) or "nothing"

@@ -41,10 +41,10 @@ def small_model(monkeypatch):
 def test_check_command_on_embedded_network(tmp_path, shipped, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["check", str(shipped["chelsea"]), "--method", "gradient", "--out", "made"]) == 0
-    said = capsys.readouterr()
-    assert "gradient: INCONCLUSIVE" in said.out
-    assert "at least 5" in said.out
-    assert said.out.splitlines()[-2:] == ["made/check.json", "made/check.png"]
+    captured = capsys.readouterr()
+    assert "gradient: INCONCLUSIVE" in captured.out
+    assert "at least 5" in captured.out
+    assert captured.out.splitlines()[-2:] == ["made/check.json", "made/check.png"]
     read = json.loads((tmp_path / "made" / "check.json").read_text())
     assert read["labels"] == ["Egyptian cat"]
     assert (tmp_path / "made" / "check.png").stat().st_size > 20_000
@@ -55,10 +55,10 @@ def test_check_command_exits_with_zero_for_every_verdict(six_pictures, small_mod
     """The exit code tells whether the check ran; its verdict is in the table and in the file."""
     arguments = ["check", *six_pictures, "--method", "edges", "--method", "gradient", "--target", "cat", "--seed", "3"]
     assert main(arguments) == 0
-    said = capsys.readouterr()
-    assert "edges: FAIL." in said.out
-    assert "random (control)" in said.out
-    assert said.out.splitlines()[-2:] == ["seewhy-out/check.json", "seewhy-out/check.png"]
+    captured = capsys.readouterr()
+    assert "edges: FAIL." in captured.out
+    assert "random (control)" in captured.out
+    assert captured.out.splitlines()[-2:] == ["seewhy-out/check.json", "seewhy-out/check.png"]
     read = json.loads((tmp_path / "seewhy-out" / "check.json").read_text())
     assert read["methods"]["edges"]["verdict"] == "FAIL"
     assert read["labels"] == ["cat"] * 6
@@ -97,16 +97,16 @@ def test_checks_command_prints_the_table(capsys):
         (["--method", "gradient", "--target", "77"], 2, "class 77 is out of range"),
         ([], 2, "--method"),
         (["missing.png", "--method", "gradient"], 3, "missing.png: no such file"),
-        (["--method", "gradient", "--out", "text.png"], 3, "not a folder"),
+        (["--method", "gradient", "--out", "text.png"], 3, "cannot be created or written"),
     ],
 )
 def test_check_command_with_bad_input_prints_one_line(
     six_pictures, small_model, tmp_path, capsys, arguments, code, text
 ):
     (tmp_path / "text.png").write_text("text")
-    assert main(["check", six[0], *arguments]) == code
-    said = capsys.readouterr()
-    assert text in said.err
-    assert said.err.count("\n") == 1
-    assert not said.out
+    assert main(["check", six_pictures[0], *arguments]) == code
+    captured = capsys.readouterr()
+    assert text in captured.err
+    assert captured.err.count("\n") == 1
+    assert not captured.out
     assert not list(tmp_path.glob("seewhy-out/*")), "nothing half done is left"

@@ -75,7 +75,7 @@ def test_dream_command_maximizes_the_output_by_default(lite0, capsys):
         (["--best-of", "missing.png"], 3, "missing.png: no such file"),
         (["--layer", "clasifier", "--channel", "3"], 2, "'clasifier'. Did you mean 'classifier'"),
         (["--layer", "classifier", "--channel", "1000"], 2, "channel 1000 is out of range"),
-        (["--channel", "3", "--scale", "1"], 2, "pyramid_scale=1.0: a number above 1"),
+        (["--channel", "3", "--scale", "1"], 2, "pyramid_scale=1.0: it must be a number above 1"),
         (["--channel", "3", "--iterations", "0"], 2, "--iterations"),
         (["--channel", "3", "--parametrization", "waves"], 2, "waves"),
         (["--channel", "three"], 2, "valid integer"),
@@ -95,7 +95,7 @@ def test_dream_command_with_bad_input_prints_one_line(tmp_path, capsys, argument
 def test_tile_images_layout_and_errors():
     pictures = [torch.full((3, 5, 8), n / 5) for n in range(6)]
     titles = ["cat", "dog", "$x", *(f"{name}\n(High Resolution)" for name in ("cat", "dog", "$x"))]
-    page = tile_images(pictures, titles, columns=3, title="What pleases it")
+    page = tile_images(pictures, titles, columns=3, title="Maximized activation")
     assert [axis.get_title() for axis in page.axes] == titles
     rows = {round(axis.get_subplotspec().rowspan.start) for axis in page.axes[3:]}
     assert rows == {1}
@@ -106,5 +106,5 @@ def test_tile_images_layout_and_errors():
         with pytest.raises(seewhy.OptionError, match=r"a picture must be \[3 or 1, H, W\] in \[0, 1\]"):
             tensor_to_image(bad)
     for wrong in (([], []), (pictures, titles[:2])):
-        with pytest.raises(seewhy.OptionError, match="a title a picture"):
+        with pytest.raises(seewhy.OptionError, match="one title per picture"):
             tile_images(*wrong)

@@ -45,7 +45,7 @@ def test_activations_command(cat, tmp_path, lite0, capsys):
     found = seewhy.activations(lite0, cat, "blocks.2")
     channel, value = found.strongest()[0]
     assert lines == [
-        f"cat.png: blocks.2 gives 40 × 28 × 28; channel {channel} is the strongest, {value:.4g}",
+        f"cat.png: output of blocks.2 is 40 × 28 × 28; channel {channel} has the largest value, {value:.4g}",
         "made/cat-channels.png",
         "made/cat-strongest.png",
     ]
@@ -115,9 +115,9 @@ def test_explain_command_prints_the_chosen_layer(cat, lite0, capsys):
         (["explain", "cat.png", "--feature-layer", "conv_hed"], 2, "'conv_hed'. Did you mean 'conv_head'"),
         (["explain", "cat.png", "--reduction-layer", "clasifier"], 2, "'clasifier'. Did you mean 'classifier'"),
         (["explain", "cat.png", "--method", "gradient", "--feature-layer", "blocks.2"], 2, "uses a layer"),
-        (["explain", "cat.png", "--feature-layer", "classifier"], 3, "no positions"),
+        (["explain", "cat.png", "--feature-layer", "classifier"], 3, "does not correspond to positions"),
         (["explain", "cat.png", "--upsample", "cubic"], 2, "cubic"),
-        (["activations", "cat.png", "--layer", "classifier"], 2, "a montage tiles"),
+        (["activations", "cat.png", "--layer", "classifier"], 2, "a montage needs"),
         (["activations", "cat.png", "--layer", "blocks.2", "--channels", "0"], 2, "--channels"),
         (["activations", "cat.png"], 2, "--layer"),
         (["activations", "missing.png", "--layer", "blocks.2"], 3, "missing.png: no such file"),

@@ -50,7 +50,7 @@ def test_explain_command_with_five_perturbation_methods_as_json(cup, capsys):
     assert [line["evaluations"] for line in lines] == [{"forward": n, "backward": 0} for n in (5, 5, 9, 9, 10)]
     assert lines[2]["options"]["surrogate"] == "linear"
     assert lines[3]["options"]["cells"] == "3"
-    assert all(abs(gap) < 1e-4 for gap in lines[4]["completeness"])
+    assert all(abs(gap) < 1e-4 for gap in lines[4]["convergence_delta"])
     assert all(line["labels"] == ["espresso", "cup"] for line in lines)
     assert "4 windows of 112 × 112" in lines[0]["notes"]
 

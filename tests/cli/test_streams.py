@@ -55,7 +55,7 @@ def test_stdout_has_only_data_and_stderr_no_warnings(shipped, tmp_path):
     assert said.returncode == 0
     assert re.fullmatch(r"layer: bn2\.act \(7 × 7\): .*\n", said.stderr)  # why this layer, and nothing else
     (line,) = [json.loads(line) for line in said.stdout.splitlines()]
-    fields = {"input", "sheet", "method", "labels", "score", "scores", "options", "completeness", "notes"}
+    fields = {"input", "sheet", "method", "labels", "score", "scores", "options", "convergence_delta", "notes"}
     fields |= {"feature_layer", "reduction_layer", "evaluations", "filters"}
     assert line.keys() == fields
     assert (line["method"], line["labels"], line["score"]) == ("gradcam", ["Egyptian cat"], "logit")

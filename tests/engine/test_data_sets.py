@@ -41,13 +41,13 @@ def test_batches_equal_single_call(name):
     net, x, options = small_classifier(), X, FAST_OPTIONS.get(name, {})
     if FAMILIES[seewhy.METHODS[name].family].uses_attention:
         net, x = TorchViT(NumpyViT()), random_input(5, 3, 6, 9)
-    whole = seewhy.explain(net, x, name, target=[1, 3], seed=7, **options)
-    found = list(seewhy.explain(net, iter(x.split([2, 1, 2])), name, target=[1, 3], seed=7, **options))
-    assert [len(e.values) for e in found] == [2, 1, 2]
-    assert (concatenated(found) - whole.values).abs().max() < 1e-10 * whole.values.abs().max()
-    assert torch.allclose(concatenated(found, "scores"), whole.scores, rtol=1e-12, atol=1e-12)
-    if whole.stderr is not None:
-        assert torch.allclose(concatenated(found, "stderr"), whole.stderr, rtol=1e-9, atol=1e-12)
+    single_call = seewhy.explain(net, x, name, target=[1, 3], seed=7, **options)
+    results = list(seewhy.explain(net, iter(x.split([2, 1, 2])), name, target=[1, 3], seed=7, **options))
+    assert [len(e.values) for e in results] == [2, 1, 2]
+    assert (concatenated(results) - single_call.values).abs().max() < 1e-10 * single_call.values.abs().max()
+    assert torch.allclose(concatenated(results, "scores"), single_call.scores, rtol=1e-12, atol=1e-12)
+    if single_call.stderr is not None:
+        assert torch.allclose(concatenated(results, "stderr"), single_call.stderr, rtol=1e-9, atol=1e-12)
 
 
 def test_several_methods_ensembles_and_layers_on_data_set():
@@ -58,12 +58,15 @@ def test_several_methods_ensembles_and_layers_on_data_set():
         ([seewhy.tta("gradcam"), "gradient"], {}),
         ("gradcam", {"feature_layer": ["1", "3"]}),
     ):
-        whole, found = seewhy.explain(net, X, method, **options), [*seewhy.explain(net, loader(), method, **options)]
-        assert len(found) == 3
+        single_call, results = (
+            seewhy.explain(net, X, method, **options),
+            [*seewhy.explain(net, loader(), method, **options)],
+        )
+        assert len(results) == 3
         for part, e in (
-            zip(zip(*found, strict=True), whole, strict=True)
-            if isinstance(whole, seewhy.Explanations)
-            else [(found, whole)]
+            zip(zip(*results, strict=True), single_call, strict=True)
+            if isinstance(single_call, seewhy.Explanations)
+            else [(results, single_call)]
         ):
             assert torch.allclose(concatenated(part, "maps"), e.maps, rtol=1e-5, atol=1e-7)
 
@@ -77,15 +80,15 @@ def test_batches_are_loaded_on_request_and_not_kept():
             loaded.append(number)
             yield X[:2] * 0 + number
 
-    found = seewhy.explain(small_classifier(), endless(), "gradient")
+    results = seewhy.explain(small_classifier(), endless(), "gradient")
     assert loaded == []
-    first = next(found)
+    first = next(results)
     assert loaded == [0]
     references = [weakref.ref(first.values), weakref.ref(first.input), weakref.ref(first)]
     del first
     gc.collect()
     assert [ref() for ref in references] == [None] * 3
-    inputs = [e.input[0, 0, 0, 0] for e in itertools.islice(found, 2)]
+    inputs = [e.input[0, 0, 0, 0] for e in itertools.islice(results, 2)]
     assert inputs == [1, 2]
     assert loaded == [0, 1, 2]
 
@@ -99,9 +102,9 @@ def test_data_set_is_not_opened_before_first_batch():
             return iter([X])
 
     data = CountingData()
-    found = seewhy.explain(small_classifier(), data, "gradient")
+    results = seewhy.explain(small_classifier(), data, "gradient")
     assert data.times == 0
-    assert len(list(found)) == data.times == 1
+    assert len(list(results)) == data.times == 1
 
 
 @pytest.mark.row(143, 144)
@@ -118,9 +121,9 @@ def test_target_label_uses_labels_of_pairs():
         ((x, y.tolist()) for x, y in loader()),
         ([x, y.byte()] for x, y in loader()),
     ):
-        found = list(seewhy.explain(net, batches, "gradient", target="label"))
-        assert torch.equal(concatenated(found, "targets"), Y[:, None])
-        assert torch.equal(concatenated(found), expected.values)
+        results = list(seewhy.explain(net, batches, "gradient", target="label"))
+        assert torch.equal(concatenated(results, "targets"), Y[:, None])
+        assert torch.equal(concatenated(results), expected.values)
     alone = list(seewhy.explain(net, DataLoader(TensorDataset(X), batch_size=3), "gradient"))
     assert torch.equal(concatenated(alone), best.values)
 
@@ -157,11 +160,11 @@ def test_nested_inputs_with_labels():
             return torch.stack([a.sum((1, 2, 3)), (a * b).sum((1, 2, 3))], 1)
 
     for inputs in ((X, 2 * X), {"a": X, "b": 2 * X}):
-        whole = seewhy.explain(TwoInputs(), inputs, "gradient", target=Y % 2)
-        (found,) = seewhy.explain(TwoInputs(), iter([(inputs, Y % 2)]), "gradient", target="label")
-        assert type(found) is type(whole)
+        single_call = seewhy.explain(TwoInputs(), inputs, "gradient", target=Y % 2)
+        (results,) = seewhy.explain(TwoInputs(), iter([(inputs, Y % 2)]), "gradient", target="label")
+        assert type(results) is type(single_call)
         for key in range(2) if isinstance(inputs, tuple) else "ab":
-            assert torch.equal(found[key].values, whole[key].values)
+            assert torch.equal(results[key].values, single_call[key].values)
 
 
 def test_picture_files_as_batches(lite0, shipped):
@@ -254,14 +257,14 @@ def test_target_label_is_rejected_for_single_batch():
 
 @pytest.mark.row(144)
 def test_error_states_batch_number_and_iteration_continues():
-    found = seewhy.explain(small_classifier(), iter([X[:2], X[:2] * torch.nan, X[2:], "no batch", X[4:]]), "gradient")
+    results = seewhy.explain(small_classifier(), iter([X[:2], X[:2] * torch.nan, X[2:], "no batch", X[4:]]), "gradient")
     succeeded = []
     with pytest.raises(seewhy.InputError, match=r"^batch 1: 384 of the 384 values of the input are NaN"):
-        succeeded.extend(found)
-    succeeded.append(next(found))
+        succeeded.extend(results)
+    succeeded.append(next(results))
     with pytest.raises(seewhy.ModelError, match=r"^batch 3: .* has no preprocessing"):
-        next(found)
-    succeeded.extend(found)
+        next(results)
+    succeeded.extend(results)
     assert torch.equal(
         concatenated(succeeded), seewhy.explain(small_classifier(), X[[0, 1, 2, 3, 4, 4]], "gradient").values
     )
@@ -277,13 +280,13 @@ def test_iteration_continues_after_loading_error():
                 raise ValueError("damaged")
             return X[n]
 
-    found = seewhy.explain(small_classifier(), DataLoader(Damaged(), batch_size=2), "gradient")
-    next(found)
+    results = seewhy.explain(small_classifier(), DataLoader(Damaged(), batch_size=2), "gradient")
+    next(results)
     with pytest.raises(ValueError, match="damaged") as caught:
-        next(found)
+        next(results)
     assert caught.value.__notes__ == ["in batch 1 of the data set"]
-    assert torch.equal(next(found).input, X[4:])
-    assert next(found, None) is None
+    assert torch.equal(next(results).input, X[4:])
+    assert next(results, None) is None
 
 
 def test_stop_iteration_in_user_code_does_not_end_iteration():
@@ -294,9 +297,9 @@ def test_stop_iteration_in_user_code_does_not_end_iteration():
         seewhy.wrap(small_classifier(), prepare=raise_stop_iteration),
         seewhy.wrap(small_classifier(), forward=lambda net, x: raise_stop_iteration(x)),
     ):
-        found = seewhy.explain(model, iter(["a picture", X]) if model.preparation else iter([X]), "gradient")
+        results = seewhy.explain(model, iter(["a picture", X]) if model.preparation else iter([X]), "gradient")
         with pytest.raises(RuntimeError, match="StopIteration"):
-            next(found)
+            next(results)
 
 
 class StatefulNetwork(nn.Module):
@@ -338,16 +341,16 @@ def test_network_state_between_batches_and_after_error_and_deletion(method, monk
     net = StatefulNetwork()
     before = state(net)
     batches = iter([X[:2], X[:2] * torch.nan, X[2:4], X[4:]])
-    found = seewhy.explain(net, batches, method, progress=True, **FAST_OPTIONS.get(method, {}))
+    results = seewhy.explain(net, batches, method, progress=True, **FAST_OPTIONS.get(method, {}))
     assert state(net) == before
-    next(found)
+    next(results)
     assert state(net) == before
     with pytest.raises(seewhy.InputError):
-        next(found)
+        next(results)
     assert state(net) == before
-    next(found)
+    next(results)
     assert state(net) == before
-    del found
+    del results
     gc.collect()
     assert state(net) == before
     assert "2 batches, " in capsys.readouterr().err
@@ -377,22 +380,22 @@ def test_progress_function_receives_passes():
     e = seewhy.explain(small_classifier(), X, "integrated_gradients", steps=10, progress=passes.append)
     assert sum(passes) == e.evaluations.forward == 60
     passes.clear()
-    found = seewhy.explain(small_classifier(), loader(), "gradient", progress=passes.append)
-    next(found)
+    results = seewhy.explain(small_classifier(), loader(), "gradient", progress=passes.append)
+    next(results)
     assert passes == [2]
-    list(found)
+    list(results)
     assert passes == [2, 2, 1]
 
 
 def test_length_hint_is_number_of_remaining_batches():
     assert [seewhy.explain(small_classifier(), loader(n)).__length_hint__() for n in (1, 2, 5)] == [5, 3, 1]
-    found = seewhy.explain(small_classifier(), loader(), "gradient")
-    next(found)
-    assert found.__length_hint__() == 2
-    assert len(list(found)) == 2
-    assert found.__length_hint__() == 0
+    results = seewhy.explain(small_classifier(), loader(), "gradient")
+    next(results)
+    assert results.__length_hint__() == 2
+    assert len(list(results)) == 2
+    assert results.__length_hint__() == 0
     assert seewhy.explain(small_classifier(), iter(x for x in [X])).__length_hint__() is NotImplemented
-    assert iter(found) is found
+    assert iter(results) is results
 
 
 @pytest.mark.row(143)
@@ -418,31 +421,31 @@ def test_keras_data_set():
     net = keras.Sequential([
         keras.layers.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, activation="relu"),
         keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(4, activation="softmax")])  # fmt: skip
-    whole = seewhy.explain(net, x, "gradcam", target=Y)
+    single_call = seewhy.explain(net, x, "gradcam", target=Y)
     for count in (3, None):
-        found = seewhy.explain(net, Batches(count), "gradcam", target="label")
-        first = next(found)
+        results = seewhy.explain(net, Batches(count), "gradcam", target="label")
+        first = next(results)
         with pytest.raises(ValueError, match="damaged"):
-            next(found)
-        last = next(found)
-        assert torch.equal(last.targets, whole.targets[4:])
-        assert torch.allclose(torch.cat([first.maps, last.maps]), whole.maps[[0, 1, 4]], atol=1e-5)
+            next(results)
+        last = next(results)
+        assert torch.equal(last.targets, single_call.targets[4:])
+        assert torch.allclose(torch.cat([first.maps, last.maps]), single_call.maps[[0, 1, 4]], atol=1e-5)
         if count is not None:
-            assert next(found, None) is None
+            assert next(results, None) is None
 
 
 def test_threads_share_a_network():
-    net, found = StatefulNetwork(), {}
+    net, results = StatefulNetwork(), {}
     before = state(net)
-    whole = seewhy.explain(net, X, "guided_backprop").values
+    single_call = seewhy.explain(net, X, "guided_backprop").values
 
     def work(n):
-        found[n] = concatenated(list(seewhy.explain(net, iter(X.split(1 + n % 3)), "guided_backprop")))
+        results[n] = concatenated(list(seewhy.explain(net, iter(X.split(1 + n % 3)), "guided_backprop")))
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(torch.allclose(found[n], whole, rtol=1e-10, atol=1e-14) for n in range(6))
+    assert all(torch.allclose(results[n], single_call, rtol=1e-10, atol=1e-14) for n in range(6))
     assert state(net) == before

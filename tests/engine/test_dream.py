@@ -57,9 +57,9 @@ def first_and_last_activations(history):
 def test_step_on_linear_layer_follows_its_weights():
     net = nn.Sequential(nn.Flatten(), nn.Linear(24, 3)).double()
     start = torch.randn(1, 2, 3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found = seewhy.dream(net, "1", [2, 0], initial=start, iterations=1, pyramid_levels=1, step=0.3, jitter=0,
+    result = seewhy.dream(net, "1", [2, 0], initial=start, iterations=1, pyramid_levels=1, step=0.3, jitter=0,
                          parametrization="pixels", scaling="none")  # fmt: skip
-    for picture, row in zip(found, net[1].weight[[2, 0]], strict=True):
+    for picture, row in zip(result, net[1].weight[[2, 0]], strict=True):
         direction = (row / row.square().mean().sqrt()).reshape(2, 3, 4)
         assert torch.allclose(picture, start[0] + 0.3 * direction, atol=1e-14)
 
@@ -68,9 +68,9 @@ def test_step_size_decreases_linearly():
     """On a linear layer the direction is constant: 1 + 3/4 + 2/4 + 1/4 steps in total."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(24, 3)).double()
     start = torch.zeros(1, 2, 3, 4, dtype=torch.float64)
-    found = seewhy.dream(net, None, 1, initial=start, iterations=4, pyramid_levels=1, step=0.2, jitter=0,
+    result = seewhy.dream(net, None, 1, initial=start, iterations=4, pyramid_levels=1, step=0.2, jitter=0,
                          parametrization="pixels", scaling="none")  # fmt: skip
-    assert found.square().mean().sqrt().item() == pytest.approx(0.5, rel=1e-12)
+    assert result.square().mean().sqrt().item() == pytest.approx(0.5, rel=1e-12)
 
 
 @pytest.mark.parametrize("parametrization", ["fourier", "pixels"])
@@ -89,10 +89,10 @@ def test_dream_equals_reference_implementation(parametrization):
     options = {"fourier": {"blur": 0.8}, "pixels": {"total_variation": 0.3}}[parametrization]
     model = seewhy.wrap(TorchNetwork(network), prepare=PREPROCESSING)
     x = torch.tensor((start - mean) / std).unsqueeze(0)
-    found = seewhy.dream(model, None, [3, 1], initial=x, iterations=3, pyramid_levels=1, step=0.2, jitter=2, seed=7,
+    result = seewhy.dream(model, None, [3, 1], initial=x, iterations=3, pyramid_levels=1, step=0.2, jitter=2, seed=7,
                          parametrization=parametrization, scaling="none", **options)  # fmt: skip
     settings = {"iterations": 3, "step": 0.2, "shifts": all_shifts, **options}
-    for picture, target in zip(found, (3, 1), strict=True):
+    for picture, target in zip(result, (3, 1), strict=True):
         z = np.log(start / (1 - start)) / 4
         if parametrization == "fourier":
             z = reference.fourier_gradient_ascent(
@@ -339,11 +339,11 @@ def test_sequences_and_volumes(rank):
     size = (20,) if rank == 1 else (6, 8, 10)
     for parametrization in ("fourier", "pixels"):
         history = []
-        found = seewhy.dream(net, "2", [0, 2], size=size, jitter=1, parametrization=parametrization,
+        result = seewhy.dream(net, "2", [0, 2], size=size, jitter=1, parametrization=parametrization,
                              total_variation=0.05, callback=history.append, batch_size=2)  # fmt: skip
-        assert found.shape == (2, 2, *size)
-        assert (found.flatten(1).amin(1) == 0).all()
-        assert (found.flatten(1).amax(1) == 1).all()
+        assert result.shape == (2, 2, *size)
+        assert (result.flatten(1).amin(1) == 0).all()
+        assert (result.flatten(1).amax(1) == 1).all()
         assert (history[-1].activations > history[0].activations).all()
     with pytest.raises(seewhy.OptionError, match=f"size=None: Sequential expects inputs with {rank} axes"):
         seewhy.dream(net, "2", 0)
@@ -355,8 +355,8 @@ def test_channels_last_layout_and_plain_function():
     options = {"iterations": 2, "pyramid_levels": 2, "jitter": 1, "size": 12}
     assert torch.allclose(seewhy.dream(last, "2", 3, **options), seewhy.dream(net, "2", 3, **options), atol=1e-12)
     start = torch.zeros(1, 3, 12, 12, dtype=torch.float64)
-    found = seewhy.dream(lambda x: net(x), None, 3, initial=start, **options)
-    assert torch.allclose(found, seewhy.dream(net, None, 3, initial=start, **options), atol=1e-12)
+    result = seewhy.dream(lambda x: net(x), None, 3, initial=start, **options)
+    assert torch.allclose(result, seewhy.dream(net, None, 3, initial=start, **options), atol=1e-12)
 
 
 # ---- initial picture and scaling
@@ -366,8 +366,8 @@ def test_initial_picture_is_the_start(lite0, shipped):
     options = {"iterations": 1, "step": 1e-6, "scaling": "none", "jitter": 0}
     start = lite0.prepare(shipped["chelsea"])
     for initial in (shipped["chelsea"], start):
-        found = seewhy.dream(lite0, "conv_stem", [0, 1], initial=initial, **options)
-        assert (found - (start * 0.5 + 0.5)).abs().max() < 0.003, "fine details are restored at the last level"
+        result = seewhy.dream(lite0, "conv_stem", [0, 1], initial=initial, **options)
+        assert (result - (start * 0.5 + 0.5)).abs().max() < 0.003, "fine details are restored at the last level"
     two = torch.cat([start, -start])
     each = seewhy.dream(lite0, "conv_stem", [0, 1], initial=two, **options)
     assert (each - (two * 0.5 + 0.5)).abs().max() < 0.003
@@ -379,9 +379,9 @@ def test_initial_picture_is_the_start(lite0, shipped):
 
 def test_default_start_is_seeded_noise():
     model = seewhy.wrap(small_network(), prepare=PREPROCESSING)
-    found = seewhy.dream(model, "2", [0, 1], iterations=1, pyramid_levels=1, step=1e-9, seed=3, scaling="none")
+    result = seewhy.dream(model, "2", [0, 1], iterations=1, pyramid_levels=1, step=1e-9, seed=3, scaling="none")
     z = 0.02 * normal_sampler(3, torch.zeros(1, 3, 6, 9, dtype=torch.float64))(0, 1)
-    assert torch.allclose(found, (4 * z).sigmoid().expand(2, -1, -1, -1), atol=1e-8)
+    assert torch.allclose(result, (4 * z).sigmoid().expand(2, -1, -1, -1), atol=1e-8)
 
 
 def test_default_size_is_that_of_preprocessing_or_224(monkeypatch):

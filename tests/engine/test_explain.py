@@ -50,10 +50,10 @@ X = torch.randn(3, 3, 6, 9, generator=torch.Generator().manual_seed(5)).double()
 @pytest.mark.row(41, 38, 39, 40)
 def test_three_methods_share_one_forward_pass():
     net = CountingModel(small())
-    found = seewhy.explain(net, X[:1], ["gradient", "guided_backprop", "zeiler_fergus"])
+    results = seewhy.explain(net, X[:1], ["gradient", "guided_backprop", "zeiler_fergus"])
     assert (net.forwards, net.backwards) == (1, 3)
-    assert [e.method for e in found] == ["gradient", "guided_backprop", "zeiler_fergus"]
-    for e in found:
+    assert [e.method for e in results] == ["gradient", "guided_backprop", "zeiler_fergus"]
+    for e in results:
         assert e.evaluations == (1, 1)
         assert torch.equal(e.values, seewhy.explain(net, X[:1], e.method).values)
 
@@ -140,11 +140,11 @@ def test_plain_features_have_one_channel():
 def test_list_of_inputs_with_different_sizes():
     net = small(1)
     sequences = [torch.randn(3, t, generator=torch.Generator().manual_seed(t)).double() for t in (5, 9, 7)]
-    found = seewhy.explain(net, sequences, "gradient", target=1)
-    assert [e.maps.shape[-1] for e in found] == [5, 9, 7]
+    results = seewhy.explain(net, sequences, "gradient", target=1)
+    assert [e.maps.shape[-1] for e in results] == [5, 9, 7]
     both = seewhy.explain(net, sequences, ["gradient", "guided_backprop"], target=1)
     assert [[e.method for e in one] for one in both] == [["gradient"] * 3, ["guided_backprop"] * 3]
-    assert torch.equal(both[0][1].values, found[1].values)
+    assert torch.equal(both[0][1].values, results[1].values)
 
 
 @pytest.mark.row(15, 16, 45)

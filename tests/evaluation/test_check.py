@@ -384,7 +384,7 @@ def test_check_rejects_invalid_arguments(trained_net):
 def test_check_rejects_method_with_missing_capability():
     net, x = small_classifier(2), torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(2)).double()
     model = replace(wrap(net), capabilities=Capability.SCORES | Capability.LAYERS)
-    with pytest.raises(ModelError, match="gradient needs"):
+    with pytest.raises(ModelError, match="gradient requires"):
         seewhy.check(model, x, "gradient")
     evidence = seewhy.check(model, x, "occlusion")
     assert "gradient" not in evidence.controls
@@ -437,10 +437,11 @@ def similarity_table(net, x, methods, share_trunk):
         best = net(x).argmax(1, keepdim=True)
     trained = seewhy.explain(model, x, methods, target=best, upsample="none")
     classes = net(x[:1]).shape[1]
-    table = SimilarityTable(model, inputs, trained, {}, 3)
+    table = SimilarityTable(model, inputs, dict(zip(methods, trained, strict=True)), {}, 3)
     for one in randomized_networks(model, inputs, 3, 0, share_trunk=share_trunk):
         target = best + torch.tensor(one.draws) * classes if len(one.draws) > 1 else best
-        table.add(one, seewhy.explain(one.model, x, methods, target=target, upsample="none"))
+        maps = seewhy.explain(one.model, x, methods, target=target, upsample="none")
+        table.add(one, dict(zip(methods, maps, strict=True)))
     return table
 
 

@@ -145,7 +145,7 @@ def test_fuse_activations_skips_input_dependent_weights():
     assert "relu" in op_names(network.full_ops)
 
 
-def test_nothing_fused_without_onednn(monkeypatch):
+def test_no_fusion_without_onednn(monkeypatch):
     net, x = Padded((0, 1, 0, 1), activation=nn.ReLU()), pictures(3, 4, 9, 9)
     with monkeypatch.context() as patch:
         patch.setattr(torch.backends.mkldnn, "is_available", lambda: False)

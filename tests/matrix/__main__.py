@@ -1,6 +1,6 @@
-"""Every network × every method: `python -m tests.matrix`; with names, only those networks or methods.
+"""Run every method on every network: `python -m tests.matrix [NETWORK or METHOD ...]`.
 
-What is found is kept in benchmarks/results/matrix.csv, and shown in docs/matrix.md by docs/generate.py.
+The results are stored in benchmarks/results/matrix.csv; docs/generate.py writes them to docs/matrix.md.
 """
 
 import csv
@@ -17,7 +17,7 @@ RESULTS_FILE = Path(__file__).parents[2] / "benchmarks" / "results" / "matrix.cs
 
 
 def read_results():
-    """(network, method) -> (kind, word, detail)."""
+    """Stored results: (network, method) -> (kind of the network, outcome, detail)."""
     if not RESULTS_FILE.exists():
         return {}
     with RESULTS_FILE.open(encoding="utf-8", newline="") as file:
@@ -25,27 +25,27 @@ def read_results():
 
 
 def write_results(cells):
-    """In the order of both tables; what is in neither any more is dropped."""
+    """Store the results in the order of `NETWORKS` and `METHODS`; rows of others are dropped."""
     with RESULTS_FILE.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["network", "kind", "method", "word", "detail"])
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["network", "kind", "method", "word", "detail"])
         for name in NETWORKS:
             for method in seewhy.METHODS:
                 if (name, method) in cells:
-                    kind, word, detail = cells[name, method]
-                    rows.writerow([name, kind, method, word, detail])
+                    kind, outcome, detail = cells[name, method]
+                    writer.writerow([name, kind, method, outcome, detail])
 
 
-def main(asked):
+def main(names):
     warnings.filterwarnings("ignore")
-    unknown = set(asked) - set(NETWORKS) - set(seewhy.METHODS)
+    unknown = set(names) - set(NETWORKS) - set(seewhy.METHODS)
     if unknown:
-        raise SystemExit(f"no network and no method: {', '.join(sorted(unknown))}. Networks: {', '.join(NETWORKS)}")
-    networks = [n for n in asked if n in NETWORKS] or list(NETWORKS)
-    methods = [m for m in asked if m in seewhy.METHODS] or list(seewhy.METHODS)
+        raise SystemExit(f"unknown network or method: {', '.join(sorted(unknown))}. Networks: {', '.join(NETWORKS)}")
+    networks = [n for n in names if n in NETWORKS] or list(NETWORKS)
+    methods = [m for m in names if m in seewhy.METHODS] or list(seewhy.METHODS)
     cells, wrong = read_results(), 0
     for name in networks:
-        began, model = time.perf_counter(), build(NETWORKS[name])
+        start, model = time.perf_counter(), build(NETWORKS[name])
         warm_up(model, NETWORKS[name])
         for method in methods:
             cell = run_method(model, NETWORKS[name], method)
@@ -53,7 +53,7 @@ def main(asked):
             if cell.outcome == "wrong":
                 wrong += 1
                 print(f"{name}, {method}: {cell.detail}", file=sys.stderr)
-        print(f"{name}: {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
+        print(f"{name}: {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
         write_results(cells)
     return wrong
 

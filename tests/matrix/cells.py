@@ -1,4 +1,4 @@
-"""One cell of the matrix: one method on one network, and what must hold."""
+"""One cell of the matrix: run a method on a network and check the requirements."""
 
 from typing import NamedTuple
 
@@ -17,44 +17,49 @@ TARGETS = [0, 1, 3]
 
 
 class Cell(NamedTuple):
-    """What came of it: "right"; "empty": all maps are zero, and the notes say so; "refused" or "wrong", and why."""
+    """Outcome of a method on a network.
+
+    Attributes:
+        outcome: "right"; "empty" (all maps are zero, and the notes state it); "refused"; or "wrong".
+        detail: the error message, or the requirement that is violated.
+    """
 
     outcome: str
     detail: str = ""
 
 
 def example_inputs(network):
-    """Two inputs, signed."""
-    draw = torch.Generator().manual_seed(1)
-    x = torch.randn(2, *network.shape, generator=draw, dtype=torch.float64)
+    """Two inputs of normally distributed values."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, *network.shape, generator=generator, dtype=torch.float64)
     return x if network.double else x.float()
 
 
 def warm_up(model, network):
-    """One forward: what a network makes in its first call is no trace."""
+    """Run one forward pass, because a network may create state in its first call, which is not a side effect."""
     seewhy.explain(model, example_inputs(network), "centre", target=0)
 
 
 def run_method(model, network, method):
-    """The cell of a network, as `built` gives it, and a method."""
+    """Run a method on a model made by `build(network)`, and return the cell."""
     x = example_inputs(network)
     module = model.module if isinstance(model, seewhy.Model) else model
     module = module if isinstance(module, torch.nn.Module) else None
-    before, given = module and state(module), x.clone()
+    before, original = module and state(module), x.clone()
     options = {"target": TARGETS, "seed": 2, **OPTIONS.get(method, {})}
     try:
         e = seewhy.explain(model, x, method, **options)
         alone = seewhy.explain(model, x[1:], method, **options)
-    except seewhy.OptionError as error:  # what is asked here is allowed
+    except seewhy.OptionError as error:  # these options are valid for every method
         return Cell("wrong", f"OptionError: {error}")
     except seewhy.SeewhyError as error:
-        wrong = _side_effects(module, before, x, given)
-        return Cell("wrong", wrong) if wrong else Cell("refused", str(error).replace("\n", " "))
-    except Exception as error:  # noqa: BLE001 (whatever a network brings forth is shown)
+        violation = _side_effects(module, before, x, original)
+        return Cell("wrong", violation) if violation else Cell("refused", str(error).replace("\n", " "))
+    except Exception as error:  # noqa: BLE001 (any exception is recorded)
         return Cell("wrong", f"{type(error).__name__}: {error}".replace("\n", " ")[:300])
-    wrong = _violated_requirement(e, alone, x, model, method, network) or _side_effects(module, before, x, given)
-    if wrong:
-        return Cell("wrong", wrong)
+    violation = _violated_requirement(e, alone, x, model, method, network) or _side_effects(module, before, x, original)
+    if violation:
+        return Cell("wrong", violation)
     return Cell("right" if e.values.any() else "empty")
 
 
@@ -71,19 +76,19 @@ def _violated_requirement(e, alone, x, model, method, network):
     if not e.values.isfinite().all() or not e.maps.isfinite().all():
         return "not finite"
     if not e.values.any() and sum("is constant" in note for note in e.notes) != 2 * len(TARGETS):
-        return "zero everywhere, and no note"
+        return "all values are zero, without a note"
     scale = max(float(e.values[1].abs().max()), float(e.scores.abs().max()) * (method in OPTIONS))
-    gap = float((e.values[1] - alone.values[0]).abs().max())
-    if gap > (1e-8 if network.double else 1e-3) * scale:
-        return f"the map in a batch differs from the one alone by {gap:.2g} of {scale:.2g}"
+    difference = float((e.values[1] - alone.values[0]).abs().max())
+    if difference > (1e-8 if network.double else 1e-3) * scale:
+        return f"the map in a batch differs from that of the input alone by {difference:.2g} (scale {scale:.2g})"
     return ""
 
 
-def _side_effects(module, before, x, given):
-    if not torch.equal(x, given):
-        return "the input was changed"
+def _side_effects(module, before, x, original):
+    if not torch.equal(x, original):
+        return "the input was modified"
     if module is None:
         return ""
     after = state(module)
-    left = [key for key in before if not states_equal(before[key], after[key])]
-    return f"left a trace: {', '.join(left)}" if left else ""
+    changed = [key for key in before if not states_equal(before[key], after[key])]
+    return f"side effects on {', '.join(changed)}" if changed else ""

@@ -1,4 +1,4 @@
-"""Networks of every kind, small and drawn from a seed: name -> kind, how it is built, the shape of one input."""
+"""Small networks of many kinds, with random weights: name -> kind, constructor, shape of one input."""
 
 import os
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import seewhy
 
 
 class Network(NamedTuple):
-    """One line of the matrix."""
+    """One row of the matrix."""
 
     kind: str
     make: Any  # () -> a module, or a wrapped model
@@ -21,16 +21,16 @@ class Network(NamedTuple):
 
 
 def build(network):
-    """The network in double precision where it can be, nothing in it zero, as fresh heads and scales often are."""
+    """Build a network, in double precision if possible; add noise to all weights, since initial ones are often zero."""
     torch.manual_seed(0)
     model = network.make()
     module = model.module if isinstance(model, seewhy.Model) else model
     if isinstance(module, nn.Module):
-        draw = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for weight in module.parameters():
-                spread = 1 / max(1, weight[0].numel() if weight.ndim > 1 else 25) ** 0.5
-                weight.add_(torch.randn(weight.shape, generator=draw).to(weight) * spread)
+                std = 1 / max(1, weight[0].numel() if weight.ndim > 1 else 25) ** 0.5
+                weight.add_(torch.randn(weight.shape, generator=generator).to(weight) * std)
         module.eval()
         if network.double:
             module.double()
@@ -101,7 +101,7 @@ def hf_vit():
 
 
 class Unet(nn.Module):
-    """Scores at every pixel; features of two sizes are joined."""
+    """A segmentation network: scores for every pixel, from concatenated features of two resolutions."""
 
     def __init__(self):
         super().__init__()
@@ -119,10 +119,10 @@ class Unet(nn.Module):
 
 
 def fcn():
-    """A torchvision head on a small body; it gives a dictionary."""
+    """A torchvision segmentation head on a small backbone; the output is a dictionary."""
     from torchvision.models.segmentation.fcn import FCN, FCNHead
 
-    class Body(nn.Module):
+    class Backbone(nn.Module):
         def __init__(self):
             super().__init__()
             self.layers = nn.Sequential(
@@ -132,7 +132,7 @@ def fcn():
         def forward(self, x):
             return {"out": F.relu(self.layers(x))}
 
-    return seewhy.wrap(FCN(Body(), FCNHead(16, 4)), forward=lambda net, x: net(x)["out"])
+    return seewhy.wrap(FCN(Backbone(), FCNHead(16, 4)), forward=lambda net, x: net(x)["out"])
 
 
 def sequence():
@@ -143,7 +143,7 @@ def sequence():
 
 
 class SequenceTransformer(nn.Module):
-    """Steps [N, C, T] are tokens."""
+    """A transformer of sequences [N, C, T]; patches of four time steps are the tokens."""
 
     def __init__(self):
         super().__init__()
@@ -156,7 +156,7 @@ class SequenceTransformer(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """A GRU over [N, T, C], read at its last step."""
+    """A GRU of sequences [N, T, C]; the head uses its last step."""
 
     def __init__(self):
         super().__init__()
@@ -174,7 +174,7 @@ def volume():
 
 
 def video():
-    """The residual blocks of torchvision's video networks, fewer and narrower."""
+    """A video network of torchvision with fewer and narrower residual blocks."""
     from torchvision.models.video.resnet import BasicBlock, BasicStem, Conv3DSimple, VideoResNet
 
     net = VideoResNet(BasicBlock, [Conv3DSimple] * 4, [1, 1, 1, 1], BasicStem, num_classes=5)
@@ -194,7 +194,7 @@ def keras_conv():
     import keras
 
     if keras.backend.backend() != "torch":
-        raise RuntimeError("Keras runs on another backend here: set KERAS_BACKEND=torch before it is imported")
+        raise RuntimeError("Keras uses another backend: set KERAS_BACKEND=torch before it is imported")
     layers = keras.layers
     net = keras.Sequential([
         layers.Input((32, 32, 3)), layers.Conv2D(8, 3, padding="same", activation="relu"), layers.MaxPooling2D(2),
@@ -205,21 +205,25 @@ def keras_conv():
 
 
 def onnx_session():
-    """A convolution, a ReLU and a mean, in ONNX Runtime, with its gradients by conversion."""
+    """A convolution, a ReLU, a mean and a linear layer as an ONNX Runtime session."""
     import onnx
     import onnxruntime
 
-    h, kind, draw = onnx.helper, onnx.TensorProto.FLOAT, np.random.default_rng(0)
-    weights = {"w": draw.normal(size=(8, 3, 3, 3)), "h": draw.normal(size=(8, 5)), "b": draw.normal(size=5)}
+    h, dtype, generator = onnx.helper, onnx.TensorProto.FLOAT, np.random.default_rng(0)
+    weights = {
+        "w": generator.normal(size=(8, 3, 3, 3)),
+        "h": generator.normal(size=(8, 5)),
+        "b": generator.normal(size=5),
+    }
     nodes = [
         h.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]), h.make_node("Relu", ["c"], ["r"]),
         h.make_node("GlobalAveragePool", ["r"], ["p"]), h.make_node("Flatten", ["p"], ["f"]),
         h.make_node("Gemm", ["f", "h", "b"], ["y"]),
     ]  # fmt: skip
-    inputs = [h.make_tensor_value_info("x", kind, ["N", 3, 32, 32])]
-    outputs = [h.make_tensor_value_info("y", kind, ["N", 5])]
-    known = [onnx.numpy_helper.from_array(v.astype("float32"), k) for k, v in weights.items()]
-    graph = h.make_graph(nodes, "small", inputs, outputs, known)
+    inputs = [h.make_tensor_value_info("x", dtype, ["N", 3, 32, 32])]
+    outputs = [h.make_tensor_value_info("y", dtype, ["N", 5])]
+    initializers = [onnx.numpy_helper.from_array(v.astype("float32"), k) for k, v in weights.items()]
+    graph = h.make_graph(nodes, "small", inputs, outputs, initializers)
     model = h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8)
     return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 

@@ -1,4 +1,4 @@
-"""A part of the matrix, and that all of it is on record. `make matrix` runs the whole."""
+"""A part of the matrix, compared with the stored results; `make matrix` runs all of it."""
 
 from importlib.util import find_spec
 
@@ -12,7 +12,7 @@ from tests.matrix.__main__ import read_results
 from tests.matrix.cells import Cell, run_method, warm_up
 from tests.matrix.networks import NETWORKS, build
 
-# every network meets one method a way of feeding, a few networks meet all methods
+# one method per family on every network, all methods on a few networks
 PART_OF_METHODS = ("gradient", "guided_backprop", "gradcam", "attention_gradient", "legrad", "feature_ablation")
 NETWORKS_WITH_ALL_METHODS = (
     "ResNet",
@@ -27,35 +27,35 @@ NETWORKS_WITH_ALL_METHODS = (
 REQUIRED_PACKAGES = {"Keras": "keras", "ViT, Hugging Face": "transformers", "ONNX Runtime": "onnxruntime"}
 
 
-@pytest.mark.filterwarnings("ignore")  # those of the networks' own making
+@pytest.mark.filterwarnings("ignore")  # warnings of the networks
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_part_of_the_matrix(name):
+def test_methods_on_network_equal_stored_outcomes(name):
     if (
         name in REQUIRED_PACKAGES and find_spec(REQUIRED_PACKAGES[name]) is None
-    ):  # an import could choose another backend
+    ):  # importing it could select another backend
         pytest.skip(f"{REQUIRED_PACKAGES[name]} is not installed")
     network = NETWORKS[name]
-    model, known = build(network), read_results()
+    model, stored = build(network), read_results()
     warm_up(model, network)
     for method in seewhy.METHODS if name in NETWORKS_WITH_ALL_METHODS else PART_OF_METHODS:
         cell = run_method(model, network, method)
-        assert cell.outcome == known[name, method][1], (method, cell.detail)
+        assert cell.outcome == stored[name, method][1], (method, cell.detail)
 
 
-def test_all_of_it_is_on_record_and_nothing_is_wrong():
+def test_stored_results_are_complete_and_not_wrong():
     cells = read_results()
     assert len(NETWORKS) >= 24
     missing = {m for n in NETWORKS for m in seewhy.METHODS if (n, m) not in cells}
     assert not missing, f"run python -m tests.matrix {' '.join(missing)}, then python docs/generate.py"
-    words = [word for _, word, _ in cells.values()]
-    assert "wrong" not in words
-    assert words.count("empty") <= 6, "a map of nothing is the exception"
+    outcomes = [outcome for _, outcome, _ in cells.values()]
+    assert "wrong" not in outcomes
+    assert outcomes.count("empty") <= 6, "maps of zeros must be exceptions"
     for kind in ("old CNN", "new CNN", "mixer", "transformer", "hybrid", "1-D", "3-D", "segmentation", "Keras", "ONNX"):
-        assert kind in {found[0] for found in cells.values()}
+        assert kind in {cell[0] for cell in cells.values()}
 
 
-def test_refusals_are_no_habit():
-    """On an ordinary network only attention is refused; on a transformer of all to all nothing but rectifier rules."""
+def test_refused_methods_are_exceptions():
+    """A ResNet refuses attention methods only; a plain ViT at most rectifier rules and LayerCAM."""
     cells = read_results()
     refused = {
         name: {m for m in seewhy.METHODS if cells[name, m][1] == "refused"}
@@ -67,45 +67,45 @@ def test_refusals_are_no_habit():
 
 
 FAULTS = {
-    "differs from the one alone": lambda gradient: gradient - gradient.mean(0),
+    "differs from that of the input alone": lambda gradient: gradient - gradient.mean(0),
     "not finite": lambda gradient: gradient / 0,
     "values are": lambda gradient: gradient[..., 1:],
     "RuntimeError": lambda gradient: gradient.view(7),
 }
 
 
-@pytest.mark.parametrize("words", FAULTS)
-def test_the_cells_bite(words, monkeypatch):
-    def planted(gradient):
-        """A fault."""
-        return FAULTS[words](gradient)
+@pytest.mark.parametrize("message", FAULTS)
+def test_run_method_detects_fault(message, monkeypatch):
+    def faulty(gradient):
+        """A gradient with a fault."""
+        return FAULTS[message](gradient)
 
-    monkeypatch.setitem(seewhy.METHODS, "planted", Method(planted, "input_gradient", "Planted", "nobody 2000"))
+    monkeypatch.setitem(seewhy.METHODS, "faulty", Method(faulty, "input_gradient", "Faulty", "nobody 2000"))
     network = NETWORKS["LeNet"]
-    cell = run_method(build(network), network, "planted")
+    cell = run_method(build(network), network, "faulty")
     assert cell.outcome == "wrong"
-    assert words in cell.detail
+    assert message in cell.detail
 
 
-def test_maps_of_nothing_are_marked(monkeypatch):
-    def nothing(gradient):
-        """Zero."""
+def test_run_method_reports_empty_maps(monkeypatch):
+    def zero(gradient):
+        """Zero for every input value."""
         return gradient * 0
 
-    monkeypatch.setitem(seewhy.METHODS, "nothing", Method(nothing, "input_gradient", "Nothing", "nobody 2000"))
-    assert run_method(build(NETWORKS["LeNet"]), NETWORKS["LeNet"], "nothing") == Cell("empty")
+    monkeypatch.setitem(seewhy.METHODS, "zero", Method(zero, "input_gradient", "Zero", "nobody 2000"))
+    assert run_method(build(NETWORKS["LeNet"]), NETWORKS["LeNet"], "zero") == Cell("empty")
 
 
-def test_a_trace_is_found():
+def test_run_method_detects_side_effect():
     class Counting(nn.Module):
         def __init__(self):
             super().__init__()
-            self.inside = NETWORKS["LeNet"].make()
+            self.net = NETWORKS["LeNet"].make()
             self.register_buffer("calls", torch.zeros(1))
 
         def forward(self, x):
             self.calls += 1
-            return self.inside(x)
+            return self.net(x)
 
     network = NETWORKS["LeNet"]
-    assert run_method(Counting().double().eval(), network, "gradient") == Cell("wrong", "left a trace: tensors")
+    assert run_method(Counting().double().eval(), network, "gradient") == Cell("wrong", "side effects on tensors")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 BAR_DELAY = 2.0  # seconds before the bar appears
-BAR_REFRESH_INTERVAL = 0.1  # seconds; the bar is redrawn by calls of `advance`, without a thread of its own
+BAR_REFRESH_INTERVAL = 0.1  # seconds; the bar is updated by calls of `advance`, without a thread of its own
 
 
 class StreamProgress(NamedTuple):

@@ -85,8 +85,9 @@ def requested_methods(method: Any, options: Mapping[str, Any]) -> list[Requested
 def unknown_option(key: str, names: list[str], known: list[str]) -> UnknownNameError:
     """Return the error for an option that these methods do not have; it names the right option or method, if any."""
     methods = ", ".join(names)
-    normalized_names = {normalized_name(name): name for name in (*COMMON_ARGUMENTS, *known)} | ARGUMENT_SYNONYMS
-    right = normalized_names.get(normalized_name(key))
+    options = [option for method in METHODS.values() for option in method.options]
+    names_here = ARGUMENT_SYNONYMS | {normalized_name(name): name for name in (*options, *known, *COMMON_ARGUMENTS)}
+    right = names_here.get(normalized_name(key))
     if right in COMMON_ARGUMENTS or right in known:
         return UnknownNameError(f"unknown option {key!r} of {methods}: it is called {right!r} here.")
     owners = [name for name, m in METHODS.items() if key in m.options or right in m.options]

@@ -174,7 +174,8 @@ def _describe_pooling(p: Any) -> str:
     rank = int(re.sub(r"\D", "", type(p).__name__) or 1)
     size, stride, padding = (v if isinstance(v, tuple) else (v,) * rank for v in (p.kernel_size, p.stride, p.padding))
     kind = "max" if "Max" in type(p).__name__ else "average"
-    return f"{'x'.join(map(str, size))} {kind} pooling with stride {_bracket_list(stride)} and padding {_bracket_list(padding)}"
+    shape = "x".join(map(str, size))
+    return f"{shape} {kind} pooling with stride {_bracket_list(stride)} and padding {_bracket_list(padding)}"
 
 
 def _bracket_list(value: Any) -> str:

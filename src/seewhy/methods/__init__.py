@@ -311,6 +311,8 @@ def canonical_name(name: str) -> str:
         UnknownNameError: no method has this name.
     """
     key = normalized_name(name) if isinstance(name, str) else ""
+    if key and name in METHODS:  # entries added by users
+        return name
     if key in _CANONICAL:
         return _CANONICAL[key]
     if key in _COVERED_ELSEWHERE:
