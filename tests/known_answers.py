@@ -251,6 +251,7 @@ PICTURE_ORACLES = {
     "occlusion": _occlusion,
     "feature_ablation": _occlusion,
     "kernel_shap": _occlusion,  # positions do not interact
+    "shapley_sampling": _occlusion,
 }
 REFERENCE = (1.0, 0.5, 0.25)  # the only reference of expected gradients
 SAMPLES = 1000
@@ -259,6 +260,7 @@ OPTIONS = {
     "occlusion": {"mask_size": 1, "stride": 1, "mask_value": 0}, "feature_ablation": {"mask_value": 0},
     "kernel_shap": {"mask_value": 0, "samples": 64}, "rise": {"mask_value": 0, "samples": SAMPLES},
     "lime": {"mask_value": 0, "surrogate": "linear", "samples": SAMPLES},
+    "shapley_sampling": {"mask_value": 0, "samples": 100},
     "expected_gradients": {"samples": 100},
 }  # fmt: skip
 
@@ -280,6 +282,8 @@ def _feature_answers():
             ("occlusion", k.occlusion), ("feature_ablation", k.occlusion), ("kernel_shap", k.shapley),
         ):  # fmt: skip
             yield KnownAnswer(name, method, expected)
+        # the contributions are the same in all orders only if the features do not interact
+        yield KnownAnswer(name, "shapley_sampling", k.shapley, name in ("linear", "1 - ReLU(1 - a)"))
         yield KnownAnswer(name, "rise", rise_values(k), False)
         yield KnownAnswer(name, "lime", lime_coefficients(k, SAMPLES), False)
     for name, expected in GUIDED_GRADIENTS.items():
@@ -360,7 +364,7 @@ def compute_explanation(answer, dtype=torch.float64):
     if answer.function in NETWORKS:
         if answer.method == "feature_ablation":
             options["segments"] = torch.arange(SIZE[0] * SIZE[1]).view(SIZE)
-        if answer.method == "kernel_shap":
+        if answer.method in ("kernel_shap", "shapley_sampling"):
             options["segments"] = torch.arange(SIZE[0] * SIZE[1]).view(SIZE)
         net = NETWORKS[answer.function]
         options |= LAYER_OPTIONS.get(answer.method, {})

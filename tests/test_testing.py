@@ -17,6 +17,7 @@ from seewhy.testing import check_method, inputs, network, state, states_equal, t
 SMALL = {name: {"samples": 4} for name in ("smoothgrad", "vargrad", "expected_gradients")}
 SMALL["integrated_gradients"] = {"steps": 3}
 SMALL |= {name: {"samples": 40, "segments": "grid", "features": 9} for name in ("lime", "kernel_shap")}
+SMALL |= {"shapley_sampling": {"samples": 4, "segments": "grid", "features": 9}}
 SMALL |= {"rise": {"samples": 20, "cells": 3}, "feature_ablation": {"segments": "grid", "features": 9}}
 
 

@@ -60,7 +60,7 @@ def test_other_words_are_not_banned(word):
 
 
 def definitions(paths: list[Path], source: Path) -> dict[str, list[str]]:
-    """Public module-level names and where each is defined; commands are called as the functions that they run."""
+    """Module-level names and where each is defined; commands have the names of the functions that they run."""
     found = defaultdict(list)
     for path in paths:
         relative = path.relative_to(source)
@@ -74,19 +74,19 @@ def definitions(paths: list[Path], source: Path) -> dict[str, list[str]]:
             elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 names = [node.target.id]
             for name in dict.fromkeys(names):
-                if not name.startswith("_") and str(relative) not in found[name]:
+                if not name.startswith("__") and str(relative) not in found[name]:
                     found[name].append(str(relative))
     return found
 
 
-def test_no_public_name_has_two_meanings():
+def test_no_module_level_name_has_two_meanings():
     repeated = {name: files for name, files in definitions(PYTHON, SOURCE).items() if len(files) > 1}
     assert repeated == {}
 
 
 def test_planted_repeated_name_is_found(tmp_path):
     for name in ("a.py", "b.py"):
-        (tmp_path / name).write_text("def figure(): ...\n_private = 1\n")
+        (tmp_path / name).write_text("def figure(): ...\n__all__ = []\n")
     files = sorted(tmp_path.glob("*.py"))
     assert {name: len(at) for name, at in definitions(files, tmp_path).items()} == {"figure": 2}
 

@@ -88,7 +88,11 @@ def test_explain_options_are_generated_from_the_table(capsys):
         (["explain", "cat.png", "--method", "nope"], 2, "unknown method 'nope'"),
         (["explain", "cat.png", "--nope"], 2, "No such option: --nope"),
         (["explain", "cat.png", "--method", "integrated_gradients", "--steps", "0"], 2, "--steps"),
-        (["explain", "cat.png", "--steps", "3"], 2, "unknown option 'steps' of gradcam: 'steps' is an option of integrated_gradients"),
+        (
+            ["explain", "cat.png", "--steps", "3"],
+            2,
+            "unknown option 'steps' of gradcam: 'steps' is an option of integrated_gradients",
+        ),
         (["explain", "cat.png", "--method", "integrated_gradients", "--baseline", "white"], 2, "baseline='white'"),
         (["explain", "cat.png", "--target", "unicorn"], 2, "unknown label 'unicorn'"),
         (["explain", "cat.png", "--target", "1000"], 2, "class 1000 is out of range"),

@@ -18,6 +18,7 @@ from seewhy.engine.families import FAMILIES
 X = random_input(3, 3, 8, 8)
 FAST_OPTIONS = {name: {"samples": 6} for name in ("smoothgrad", "vargrad", "expected_gradients")}
 FAST_OPTIONS |= {name: {"samples": 60, "segments": "grid", "features": 9} for name in ("lime", "kernel_shap")}
+FAST_OPTIONS |= {"shapley_sampling": {"samples": 4, "segments": "grid", "features": 9}}
 FAST_OPTIONS |= {"rise": {"samples": 20, "cells": 3}, "feature_ablation": {"segments": "grid", "features": 9}}
 FAST_OPTIONS |= {"integrated_gradients": {"steps": 4}}
 

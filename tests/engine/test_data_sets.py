@@ -22,6 +22,7 @@ X = random_input(5, 3, 8, 8)
 Y = torch.tensor([2, 0, 3, 3, 1])
 FAST_OPTIONS = {name: {"samples": 6} for name in ("smoothgrad", "vargrad", "expected_gradients")}
 FAST_OPTIONS |= {name: {"samples": 60, "segments": "grid", "features": 9} for name in ("lime", "kernel_shap")}
+FAST_OPTIONS |= {"shapley_sampling": {"samples": 4, "segments": "grid", "features": 9}}
 FAST_OPTIONS |= {"rise": {"samples": 20, "cells": 3}, "feature_ablation": {"segments": "grid", "features": 9}}
 FAST_OPTIONS |= {"integrated_gradients": {"steps": 4}}
 

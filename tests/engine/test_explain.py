@@ -15,6 +15,7 @@ FAST_OPTIONS = {name: {"samples": 4} for name in ("smoothgrad", "vargrad", "expe
     INTEGRATED: {"steps": 4}
 }
 FAST_OPTIONS |= {name: {"samples": 60, "segments": "grid", "features": 9} for name in ("lime", "kernel_shap")}
+FAST_OPTIONS |= {"shapley_sampling": {"samples": 4, "segments": "grid", "features": 9}}
 FAST_OPTIONS |= {"rise": {"samples": 20, "cells": 3}, "feature_ablation": {"segments": "grid", "features": 9}}
 
 

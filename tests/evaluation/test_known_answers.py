@@ -141,7 +141,7 @@ CHANNEL_WEIGHTED = ["gradcam", "gradcam++", "xgradcam", "ablationcam", "recipro_
 ATTENTION_METHODS = ["rollout", "attention_gradient"]
 # EigenCAM is class-agnostic, Score-CAM's softmax gives weight to unused channels, LeGrad uses the mean of all tokens
 KNOWN_LEAKS = {"eigencam", "scorecam", "legrad"}
-MASKING = {"occlusion", "feature_ablation", "rise", "lime", "kernel_shap"}
+MASKING = {"occlusion", "feature_ablation", "rise", "lime", "kernel_shap", "shapley_sampling"}
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +193,12 @@ def test_mosaic_windows_leak_only_across_cell_borders(mosaic):
     assert leak_from_cell(mosaic, "occlusion", 2, **aligned) < 1e-13
     assert leak_from_cell(mosaic, "feature_ablation", 2, segments="grid", features=16, mask_value=0) < 1e-13
     assert 0.01 < leak_from_cell(mosaic, "occlusion", 2, **aligned | {"mask_size": 6}) < 0.5
+
+
+def test_mosaic_no_leak_with_shapley_sampling(mosaic):
+    """The contributions of segments in other cells are 0, up to rounding, in every permutation."""
+    options = {"segments": "grid", "features": 16, "samples": 3, "mask_value": 0}
+    assert leak_from_cell(mosaic, "shapley_sampling", 2, **options) < 1e-13
 
 
 @pytest.mark.parametrize("method", ["rise", "kernel_shap", "lime"])

@@ -12,6 +12,7 @@ from seewhy.testing import state, states_equal
 OPTIONS = {name: {"samples": 2} for name in ("smoothgrad", "expected_gradients")}
 OPTIONS["integrated_gradients"], OPTIONS["vargrad"] = {"steps": 2}, {"samples": 4}
 OPTIONS |= {name: {"samples": 24, "segments": "grid", "features": 9} for name in ("lime", "kernel_shap")}
+OPTIONS |= {"shapley_sampling": {"samples": 3, "segments": "grid", "features": 9}}
 OPTIONS |= {"rise": {"samples": 12, "cells": 3}, "feature_ablation": {"segments": "grid", "features": 9}}
 TARGETS = [0, 1, 3]
 

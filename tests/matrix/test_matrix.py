@@ -12,28 +12,19 @@ from tests.matrix.__main__ import read_results
 from tests.matrix.cells import Cell, run_method, warm_up
 from tests.matrix.networks import NETWORKS, build
 
-# one method per family on every network, all methods on a few networks
+# methods of several families on every network, all methods on a few networks
 PART_OF_METHODS = ("gradient", "guided_backprop", "gradcam", "attention_gradient", "legrad", "feature_ablation")
-NETWORKS_WITH_ALL_METHODS = (
-    "ResNet",
-    "ViT, timm",
-    "Swin",
-    "1-D transformer",
-    "3-D CNN",
-    "U-Net",
-    "Keras",
-    "ONNX Runtime",
-)
+NETWORKS_WITH_ALL_METHODS = ("ResNet", "ViT, timm", "Swin", "1-D transformer", "3-D CNN", "U-Net", "Keras",
+                             "ONNX Runtime")  # fmt: skip
 REQUIRED_PACKAGES = {"Keras": "keras", "ViT, Hugging Face": "transformers", "ONNX Runtime": "onnxruntime"}
 
 
 @pytest.mark.filterwarnings("ignore")  # warnings of the networks
 @pytest.mark.parametrize("name", NETWORKS)
 def test_methods_on_network_equal_stored_outcomes(name):
-    if (
-        name in REQUIRED_PACKAGES and find_spec(REQUIRED_PACKAGES[name]) is None
-    ):  # importing it could select another backend
-        pytest.skip(f"{REQUIRED_PACKAGES[name]} is not installed")
+    package = REQUIRED_PACKAGES.get(name)
+    if package and find_spec(package) is None:  # importing Keras here could select another backend
+        pytest.skip(f"{package} is not installed")
     network = NETWORKS[name]
     model, stored = build(network), read_results()
     warm_up(model, network)

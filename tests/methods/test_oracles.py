@@ -66,6 +66,10 @@ OPTIONS = {
     "rise": ({"samples": 12, "cells": 2, "seed": 4}, {"masks": masks_of_seed_4(6, 2)}),
     "random": ({"seed": 4}, {"noise": draws_of_seed_4(1)["noise"][0, 0]}),
     "kernel_shap": ({"segments": SEGMENTS // 2}, {"segments": SEGMENTS // 2}),
+    "shapley_sampling": (
+        {"segments": SEGMENTS, "samples": 3, "seed": 4},
+        {"segments": SEGMENTS, "orders": np.argsort(uniform_sampler(4)(0, 3, 9).numpy(), axis=1)},
+    ),
 }
 
 

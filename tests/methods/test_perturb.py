@@ -21,13 +21,14 @@ from seewhy.engine.random_numbers import uniform_sampler
 from seewhy.maps import resample
 from seewhy.visualization.overlay import overlay
 
-PERTURBATION_METHODS = ["occlusion", "feature_ablation", "lime", "rise", "kernel_shap"]
+PERTURBATION_METHODS = ["occlusion", "feature_ablation", "lime", "rise", "kernel_shap", "shapley_sampling"]
 SMALL_OPTIONS = {
     "occlusion": {},
     "feature_ablation": {"segments": "grid", "features": 6},
     "lime": {"segments": "grid", "features": 6, "samples": 40, "surrogate": "linear"},
     "rise": {"samples": 20, "cells": 3},
     "kernel_shap": {"segments": "grid", "features": 9, "samples": 40},
+    "shapley_sampling": {"segments": "grid", "features": 9, "samples": 4},
 }
 IMAGES = random_input(3, 3, 6, 9)
 
@@ -173,6 +174,109 @@ def test_few_coalitions_have_full_rank():
     assert not any("inaccurate" in n for n in explain_game(game, "kernel_shap", 8, samples=32).notes)
 
 
+# --- Shapley value sampling
+
+
+def test_shapley_sampling_on_additive_function():
+    w, x, fill = random_input(8), random_input(8, 2)[None, :, 0], 0.7
+    e = seewhy.explain(lambda x: x @ w, x, "shapley_sampling", mask_value=fill, samples=2)
+    assert torch.allclose(e.values.flatten(), w * (x[0] - fill), atol=1e-12)
+    assert torch.equal(e.values.flatten(), e.extras["importances"].flatten())
+    assert e.stderr.max() < 1e-12
+    assert e.evaluations.forward == 1 + 1 + 2 * 7
+
+
+@pytest.fixture
+def all_orders(monkeypatch):
+    """Replace the random numbers by numbers whose orders are all permutations; returns their number."""
+
+    def draw_orders(start, stop, width):
+        orders = torch.tensor(list(itertools.permutations(range(width)))[start:stop])
+        return orders.float() / width
+
+    monkeypatch.setattr("seewhy.engine.query_driver.uniform_sampler", lambda _seed: draw_orders)
+    return math.factorial
+
+
+@pytest.mark.parametrize("name", ["additive", "products", "majority", "gloves", "smooth"])
+def test_shapley_sampling_over_all_orders_is_exact(name, all_orders):
+    for count in (3, 4, 6):  # 720 permutations of 6 are evaluated in several blocks
+        game = games(count)[name]
+        e = explain_game(game, "shapley_sampling", count, samples=all_orders(count))
+        assert torch.allclose(e.values.flatten(), shapley(game, count), atol=1e-12)
+        exact = explain_game(game, "kernel_shap", count, samples=2**count - 2)
+        assert torch.allclose(e.values, exact.values, atol=1e-10)
+
+
+def test_shapley_sampling_over_all_orders_keeps_axioms(all_orders):
+    """Players 0 and 1 are symmetric, player 3 is a dummy with its own gain, player 4 has no gain."""
+    game = lambda z: z[:, 0] * z[:, 1] * (1 + z[:, 2]) + 0.3 * z[:, 2] + 0.7 * z[:, 3]  # noqa: E731
+    values = explain_game(game, "shapley_sampling", 5, samples=all_orders(5)).values.flatten()
+    third = 1 / 3
+    assert torch.allclose(values, torch.tensor([0.5 + third, 0.5 + third, 0.3 + third, 0.7, 0]).double(), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["products", "majority", "gloves", "smooth"])
+def test_shapley_sampling_is_within_standard_errors(name):
+    game, exact = games(4)[name], shapley(games(4)[name], 4)
+    for seed in range(5):
+        values, stderr = values_and_stderr(explain_game(game, "shapley_sampling", 4, samples=200, seed=seed))
+        assert ((values - exact).abs() <= 4 * stderr + 1e-12).all()
+        assert stderr.max() < 0.1 * max(1, exact.abs().max())
+
+
+def test_shapley_sampling_stderr_is_that_of_the_mean_over_permutations():
+    """Also across blocks of permutations: 350 of 12 players take three queries."""
+    count, samples = 12, 350
+    game = games(count)["smooth"]
+    e = explain_game(game, "shapley_sampling", count, samples=samples, seed=3)
+    orders = uniform_sampler(3)(0, samples, count).argsort(1)
+    gains = torch.zeros(samples, count).double()
+    for j, order in enumerate(orders):
+        z = torch.zeros(count + 1, count).double()
+        for step, player in enumerate(order):
+            z[step + 1 :, player] = 1
+        gains[j, order] = game(z).diff()
+    values, stderr = values_and_stderr(e)
+    assert torch.allclose(values, gains.mean(0), atol=1e-12)
+    assert torch.allclose(stderr, gains.std(0) / math.sqrt(samples), atol=1e-12)
+
+
+@pytest.mark.parametrize("samples", [2, 3, 200])
+def test_shapley_sampling_sums_to_score_difference(samples):
+    count = 31
+    w = random_input(2, count)
+    game = lambda z: torch.stack([(z @ w[0]).sin(), (z @ w[1]).exp()], 1)  # noqa: E731
+    e = explain_game(game, "shapley_sampling", count, samples=samples, target=[0, 1])
+    unmasked, masked = game(torch.ones(1, count).double()), game(torch.zeros(1, count).double())
+    assert torch.allclose(e.extras["importances"].sum(2), unmasked - masked, rtol=1e-10)
+    assert e.convergence_delta.shape == (1, 2)
+    assert e.convergence_delta.abs().max() < 1e-10
+    assert e.stderr.isfinite().all()
+
+
+def test_shapley_sampling_is_repeatable_with_seed():
+    game = games(9)["smooth"]
+    first, same, other = (explain_game(game, "shapley_sampling", 9, samples=5, seed=s) for s in (1, 1, 2))
+    assert torch.equal(first.values, same.values)
+    assert (first.values - other.values).abs().max() > 1e-3
+    with pytest.raises(seewhy.OptionError, match="samples=1: an integer from 2"):
+        explain_game(game, "shapley_sampling", 9, samples=1)
+
+
+def test_shapley_sampling_equals_captum_with_the_same_orders():
+    attr = pytest.importorskip("captum.attr")
+    net, x, fill = small_classifier(), IMAGES[:1], random_input(1, 3, 6, 9).flip(2).contiguous()
+    segments = torch.arange(54).view(6, 9) // 11
+    ours = seewhy.explain(net, x, "shapley_sampling", target=1, segments=segments, mask_value=fill, samples=6, seed=2)
+    sampling = attr.ShapleyValueSampling(net)
+    sampling.permutation_generator = lambda *_: iter(uniform_sampler(2)(0, 6, 5).argsort(1).tolist())
+    theirs = sampling.attribute(
+        x, baselines=fill, target=1, feature_mask=segments.repeat(1, 3, 1, 1), n_samples=6, perturbations_per_eval=3
+    )
+    assert (ours.values[0, 0, 0] - theirs[0, 0]).abs().max() < 1e-6 * theirs.abs().max()  # Captum computes in float32
+
+
 @pytest.mark.parametrize("name", PERTURBATION_METHODS)
 def test_perturbation_method_on_one_feature(name):
     e = seewhy.explain(lambda x: 3 * x.sum(1), torch.full((1, 1), 2.0), name, mask_value=1.0)
@@ -217,14 +321,17 @@ def expected_lime(game, count, samples):
     return torch.from_numpy(Ridge(alpha=1.0).fit(z.numpy(), game(z).numpy(), weights).coef_)
 
 
-@pytest.mark.parametrize("name", ["kernel_shap", "lime", "rise"])
+@pytest.mark.parametrize("name", ["kernel_shap", "lime", "rise", "shapley_sampling"])
 def test_confidence_intervals_contain_exact_value(name):
-    count, samples, seeds = 8, 64, 150
+    count, seeds = 8, 150
+    # in a majority game of 8, a player is decisive in one of 8 orders: too rare for an interval from 64 permutations
+    samples = 300 if name == "shapley_sampling" else 64
     options = {"lime": {"surrogate": "linear"}, "rise": {"cells": 4}}.get(name, {})
     exact_values = {
         "kernel_shap": shapley,
         "lime": lambda game, count: expected_lime(game, count, samples),
         "rise": lambda game, count: expected_rise(game, all_rise_masks(count, 4)),
+        "shapley_sampling": shapley,
     }
     inside, errors, reported = [], [], []
     for kind in ("majority", "smooth"):
@@ -490,7 +597,7 @@ def test_given_segments():
         assert e.values[0, 0, 0][place].unique().tolist() == e.extras["importances"][0, :, label].tolist()
 
 
-SEGMENT_METHODS = ["feature_ablation", "lime", "kernel_shap"]
+SEGMENT_METHODS = ["feature_ablation", "lime", "kernel_shap", "shapley_sampling"]
 
 
 def options_without_segments(name):
@@ -735,6 +842,7 @@ for name, few, many in (
     ("rise", {"samples": 200}, {"samples": 2000}),
     ("kernel_shap", grid | {"samples": 64}, grid | {"samples": 2000}),
     ("lime", grid | {"samples": 64, "surrogate": "linear"}, grid | {"samples": 2000, "surrogate": "linear"}),
+    ("shapley_sampling", grid | {"samples": 4}, grid | {"samples": 133}),
     ("occlusion", {"stride": 12, "mask_size": 12}, {"stride": 2, "mask_size": 12}),
 ):
     before, after = peak((name, few), (name, many))
@@ -746,7 +854,7 @@ for name, few, many in (
 def test_memory_does_not_grow_with_number_of_masks():
     output = subprocess.run([sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True).stdout
     growth = {line.split()[0]: float(line.split()[1]) for line in output.splitlines()}
-    assert len(growth) == 4
+    assert len(growth) == 5
     # 2000 masked pictures at once would be 220 MB, 2000 masks as single bytes 18
     assert max(growth.values()) < 15, growth
 
@@ -830,7 +938,7 @@ class NotTraceable(torch.nn.Module):
         return torch.from_numpy(h.numpy() * 1)
 
 
-@pytest.mark.parametrize("method", ["rise", "lime", "kernel_shap"])
+@pytest.mark.parametrize("method", ["rise", "lime", "kernel_shap", "shapley_sampling"])
 def test_incremental_inference_equals_full_forward_passes(method):
     torch.manual_seed(0)
     net = torch.nn.Sequential(

@@ -106,7 +106,7 @@ def test_sampled_methods_depend_on_seed_only(name):
 @pytest.mark.parametrize("name", [n for n, m in seewhy.METHODS.items() if not FAMILIES[m.family].uses_attention])
 def test_smooth_and_tta_of_method(name):
     options = {"integrated_gradients": {"steps": 2}}.get(name, {"samples": 4} if name in SAMPLED else {})
-    if name in {"lime", "kernel_shap", "feature_ablation"}:
+    if name in {"lime", "kernel_shap", "shapley_sampling", "feature_ablation"}:
         options = {"segments": "grid", "features": 9} | ({} if name == "feature_ablation" else {"samples": 40})
     both = seewhy.explain(
         net(), X, [seewhy.smooth(name, samples=3, sigma=0.05), seewhy.tta(name)], target=[0, 2], **options

@@ -28,7 +28,7 @@ from .gradient import (
     vargrad,
     zeiler_fergus,
 )
-from .perturb import feature_ablation, kernel_shap, lime, occlusion, rise
+from .perturb import feature_ablation, kernel_shap, lime, occlusion, rise, shapley_sampling
 
 # method name -> oracle(network, or a transformer for attention methods, x [N, C, H, W], targets [N, K])
 # -> values [N, K, C or 1, H, W]
@@ -60,6 +60,7 @@ ORACLES = {
     "lime": lime,
     "rise": rise,
     "kernel_shap": kernel_shap,
+    "shapley_sampling": shapley_sampling,
     "random": random,
     "edges": edges,
     "centre": centre,

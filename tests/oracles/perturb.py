@@ -98,3 +98,18 @@ def kernel_shap(network, x, targets, *, segments):
         return shapley[segments]
 
     return _maps(network, x, targets, map_of)
+
+
+def shapley_sampling(network, x, targets, *, segments, orders):
+    """Castro et al. 2009, section 3: mean over the orders of v(predecessors and the segment) - v(predecessors)."""
+    count = int(segments.max()) + 1
+
+    def map_of(score, size):
+        shapley = np.zeros(count)
+        for order in orders:
+            for position, f in enumerate(order):
+                predecessors = np.isin(segments, order[:position])
+                shapley[f] += score(1.0 - (predecessors | (segments == f))) - score(1.0 - predecessors)
+        return (shapley / len(orders))[segments]
+
+    return _maps(network, x, targets, map_of)

@@ -28,6 +28,7 @@ from .perturbation.kernel_shap import kernel_shap
 from .perturbation.lime import lime
 from .perturbation.occlusion import feature_ablation, occlusion
 from .perturbation.rise import rise
+from .perturbation.shapley_sampling import shapley_sampling
 
 __all__ = [
     "DEFAULT_METHOD",
@@ -260,6 +261,17 @@ METHODS: dict[str, Method] = {
         requires=Capability.SCORES,
         reduce=channel_sum,
         aliases=("shap",),
+    ),
+    "shapley_sampling": Method(
+        shapley_sampling,
+        "masked_scores",
+        "Shapley value sampling",
+        "Castro et al. 2009, Polynomial calculation of the Shapley value based on sampling, sec. 3; Strumbelj and "
+        "Kononenko 2010",
+        requires=Capability.SCORES,
+        reduce=channel_sum,
+        complete=True,
+        aliases=("shapley_value_sampling", "shapley_values_sampling"),
     ),
     # The controls are not marked as class-agnostic: the tests of `seewhy.check` must detect that they are.
     "random": Method(
