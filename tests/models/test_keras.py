@@ -540,4 +540,4 @@ def test_load_keras_file_selects_torch_backend(picture_network, tmp_path):
     )
     done = run_script(code, None, str(tmp_path / "net.keras"))
     assert done.stdout.split()[:2] == ["torch", "False"], done.stderr
-    assert "GRADIENTS" in done.stdout
+    assert "gradients" in done.stdout
