@@ -16,23 +16,7 @@ if TYPE_CHECKING:
 
 
 def prepare(model: Model, source: Any, *, crop: str | None = None) -> Tensor:
-    """Turn a picture, or a list of pictures, into a batch that the network accepts.
-
-    The whole picture is resized to the network's input, so that a map covers all of it.
-
-    Args:
-        model: the model whose preparation is used.
-        source: path, PIL picture, array (H×W or H×W×channels; uint8, uint16, or floats in [0, 1]),
-            or a list of them. A model with a `prepare` function of its own passes it the source unchanged.
-        crop: "model": center crop of the network's published preprocessing; None: no crop.
-
-    Returns:
-        [N, 3, H, W], or the same axes in the model's layout, normalized as the network expects.
-
-    Raises:
-        InputError: the picture is missing, unreadable, too large, or of an unsupported kind.
-        ModelError: the model has no preprocessing.
-    """
+    """Preprocess a picture, or a list of pictures; see `Model.prepare`, which calls this function."""
     if crop is not None:
         check_choice("crop", crop, ("model",))
     if model.preparation is None:
