@@ -282,6 +282,11 @@ class Evaluations(NamedTuple):
     backward: int
 
 
+def sum_evaluations(parts: Sequence[Evaluations]) -> Evaluations:
+    """The total numbers of forward and backward passes."""
+    return Evaluations(*map(sum, zip(*parts, strict=True)))
+
+
 @dataclass(frozen=True)
 class Explanation:
     """The result of one attribution method for a batch. Tensors are detached and on the CPU.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from io import IOBase
 from itertools import count
 from os import PathLike
@@ -23,9 +24,9 @@ from seewhy.targets import scoring
 from seewhy.tracing.forward import resolve_device
 from seewhy.tracing.layer_hooks import check_layer
 
-from .ensembles import EnsembleMethod
+from .dispatch import run_call
 from .progress import StreamProgress, track_progress
-from .validation import check_arguments, check_capabilities, is_single_method, requested_methods
+from .validation import Arguments, check_arguments, check_capabilities, method_names, requested_methods
 
 if TYPE_CHECKING:
     from seewhy.model import Model
@@ -109,59 +110,36 @@ class ExplanationStream:
 
 
 def explain_data_set(
-    explain: Callable[..., Any],
-    model: Any,
-    data: Any,
-    method: Any,
-    arguments: Mapping[str, Any],
-    options: Mapping[str, Any],
+    model: Any, data: Any, method: Any, options: Mapping[str, Any], arguments: Arguments
 ) -> ExplanationStream:
     """Return an iterator over the results of `explain` for the batches of a data set.
 
     Args:
-        explain: the function `explain`, for a single batch.
         model: a network, or a wrapped one.
         data: the data set, an iterable of batches.
         method: one method, or a list of methods.
-        arguments: the common arguments of `explain`, such as "target".
         options: options of the methods.
+        arguments: the common arguments of `explain`.
 
     Raises:
         SeewhyError: an argument that is wrong for every batch; the same errors as in `explain`.
     """
     model = wrap(model)
-    names = _check_call(model, method, arguments, options)
+    methods = requested_methods(method, options)
+    check_arguments(methods, arguments)
+    if model.conversion is None:  # otherwise the capabilities are known only after a conversion with a batch
+        check_capabilities(model, methods)
+        if arguments.reduction_layer is not None:
+            check_layer(model, resolve_layer_name(model, arguments.reduction_layer))
+    scoring.check_target(arguments.target, None, model)
+    resolve_device(model, arguments.device)
 
     def explain_batch(batch: Any, advance: Callable[..., None]) -> Any:
         x, y = _split_batch(batch, model)
-        batch_arguments = {**arguments, "progress": advance}
-        if scoring.is_data_set_labels(batch_arguments["target"], model):
-            batch_arguments["target"] = _class_targets(y)
-        return explain(model, x, method, **batch_arguments, **options)
+        target = _class_targets(y) if scoring.is_data_set_labels(arguments.target, model) else arguments.target
+        return run_call(model, x, method, options, replace(arguments, target=target, progress=advance))
 
-    return ExplanationStream(explain_batch, data, ", ".join(names), arguments["progress"])
-
-
-def _check_call(model: Model, method: Any, arguments: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
-    """Check everything that needs no batch, and return the names of the methods."""
-    methods = [method] if is_single_method(method) else list(method)
-    plain = [one.method if isinstance(one, EnsembleMethod) else one for one in methods]
-    # with an ensemble, `explain` calls each method separately, so each must accept all options
-    separate_calls = any(isinstance(one, EnsembleMethod) for one in methods)
-    layers = arguments["feature_layer"]
-    names = []
-    for group in [[one] for one in plain] if separate_calls else [plain]:
-        requested = requested_methods(group, options)
-        for layer in layers if isinstance(layers, (list, tuple)) else [layers]:
-            check_arguments(requested, {**arguments, "feature_layer": layer})
-        if model.conversion is None:  # otherwise the capabilities are known only after a conversion with a batch
-            check_capabilities(model, requested)
-        names += [one.name for one in requested]
-    if arguments["reduction_layer"] is not None and model.conversion is None:
-        check_layer(model, resolve_layer_name(model, arguments["reduction_layer"]))
-    scoring.check_target(arguments["target"], None, model)
-    resolve_device(model, arguments["device"])
-    return names
+    return ExplanationStream(explain_batch, data, method_names(methods), arguments.progress)
 
 
 def _length_of(data: Any) -> int | None:

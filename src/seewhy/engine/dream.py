@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from seewhy import maps
 from seewhy.axes.layout import from_canonical
-from seewhy.engine.batch import run_in_batches
+from seewhy.engine.batch import BatchLimit, run_in_batches
 from seewhy.engine.memory import check_batch_limits, choose_batch_size
 from seewhy.engine.progress import track_progress
 from seewhy.engine.random_numbers import normal_sampler
@@ -150,9 +150,9 @@ def dream(
         start = start.expand(len(indices), *start.shape[1:])
         largest = maps.resample(x[:1], levels[-1][1])
         requested = DREAM_BATCH_SIZES.get(x.device.type, GPU_DREAM_BATCH_SIZE) if batch_size == "auto" else batch_size
-        sizes = [choose_batch_size(model, largest, requested, max_memory, graph=True)]
+        limit = BatchLimit(choose_batch_size(model, largest, requested, max_memory, graph=True))
         batches = run_in_batches(
-            lambda a, b: maximize_activations(settings, start[a:b], indices[a:b]).cpu(), len(indices), sizes
+            lambda a, b: maximize_activations(settings, start[a:b], indices[a:b]).cpu(), len(indices), limit
         )
         pictures = torch.cat(list(batches))
     return rescale_pictures(pictures) if scaling == "linear" else pictures

@@ -1,20 +1,18 @@
-"""Ensembles: the mean map of any method over noisy or mirrored copies of the input, or over layers."""
+"""Ensembles: the mean map of any method over noisy or mirrored copies of the input."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import TYPE_CHECKING, NamedTuple
 
 from seewhy import maps
 from seewhy.errors import OptionError
-from seewhy.methods import METHODS, method_identity
+from seewhy.methods import method_identity
 from seewhy.methods.method import Method
 from seewhy.methods.running_moments import Moments, add_samples, mean_and_stderr
-from seewhy.results import Ensemble, Evaluations, Explanation
+from seewhy.results import Ensemble, Evaluations, Explanation, sum_evaluations
 
+from .batch import RequestedMethod
 from .random_numbers import normal_sampler
 
 if TYPE_CHECKING:
@@ -74,8 +72,12 @@ def tta(method: str | Method) -> EnsembleMethod:
     return EnsembleMethod(method_identity(method), Ensemble("tta", 2))
 
 
-def _copy(ensemble: Ensemble, x: Inputs, j: int, seed: int) -> Inputs:
-    """Return copy j of a batch."""
+def copy_of_input(ensemble: Ensemble, x: Inputs, j: int, seed: int) -> Inputs:
+    """Return copy j of a batch.
+
+    Raises:
+        OptionError: the ensemble mirrors pictures, and the batch does not hold pictures.
+    """
     if ensemble.kind == "tta":
         if x.ndim != 4:
             raise OptionError(
@@ -92,33 +94,48 @@ def _map_back(ensemble: Ensemble, values: Values, j: int) -> Values:
     return values.flip(-1) if ensemble.kind == "tta" and j else values
 
 
-def average_copies(
-    ensemble_method: EnsembleMethod, x: Inputs, seed: int, upsample: str, explain: Callable[[Inputs, Any], Explanation]
-) -> Explanation:
-    """Return the mean of `explain(copy, targets)` over the copies; the targets are those of `explain(x, None)`.
+class CopyMean(NamedTuple):
+    """The explanation of an input, and the running mean over those of its copies, if there are any.
 
-    Args:
-        ensemble_method: the method and the kind of copies.
-        x: the batch [N, C, *S].
-        seed: seed of the noise.
-        upsample: how the mean is brought to the size of the maps.
-        explain: function of a batch and its targets; None: targets are determined from the batch.
+    Attributes:
+        requested: the method, with its ensemble.
+        original: the explanation of the input itself.
+        moments: of the values of the copies.
+        evaluations, seconds: of the copies.
+        notes: of the copies.
     """
-    ensemble = ensemble_method.ensemble
-    plain = explain(x, None)
-    moments, passes, notes = Moments(), plain.evaluations, plain.notes
-    for j in range(ensemble.samples):
-        e = explain(_copy(ensemble, x, j, seed), plain.targets)
-        moments = add_samples(moments, _map_back(ensemble, e.values, j).unsqueeze(0))
-        passes = Evaluations(passes.forward + e.evaluations.forward, passes.backward + e.evaluations.backward)
-        notes += e.notes
-    values, stderr = mean_and_stderr(moments)
+
+    requested: RequestedMethod
+    original: Explanation
+    moments: Moments = Moments()
+    evaluations: Evaluations = Evaluations(0, 0)
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+def add_copy(mean: CopyMean, e: Explanation, j: int) -> CopyMean:
+    """Return the mean with the explanation of copy j added; its values are mapped back to the input's positions."""
+    assert mean.requested.ensemble is not None
+    values = _map_back(mean.requested.ensemble, e.values, j)
+    return mean._replace(
+        moments=add_samples(mean.moments, values.unsqueeze(0)),
+        evaluations=sum_evaluations([mean.evaluations, e.evaluations]),
+        seconds=mean.seconds + e.seconds,
+        notes=tuple(dict.fromkeys(mean.notes + e.notes)),
+    )
+
+
+def mean_explanation(mean: CopyMean) -> Explanation:
+    """Return the explanation of the input for a method without an ensemble, else the mean over the copies."""
+    plain, ensemble = mean.original, mean.requested.ensemble
+    if ensemble is None:
+        return plain
+    values, stderr = mean_and_stderr(mean.moments)
     assert plain.call is not None
     call = replace(plain.call, ensemble=ensemble)
-    method = METHODS[ensemble_method.method] if isinstance(ensemble_method.method, str) else ensemble_method.method
-    reduced = method.reduce(values)
+    reduced = mean.requested.method.reduce(values)
     if plain.maps.shape != reduced.shape:
-        reduced = maps.resample(reduced, plain.maps.shape[2:], upsample)
+        reduced = maps.resample(reduced, plain.maps.shape[2:], plain.upsample)
     return replace(
         plain,
         values=values,
@@ -128,10 +145,11 @@ def average_copies(
         method=call.name,
         title=f"{plain.title}, {_ensemble_title(ensemble)}",
         call=call,
-        evaluations=passes,
+        evaluations=sum_evaluations([plain.evaluations, mean.evaluations]),
+        seconds=plain.seconds + mean.seconds,
         convergence_delta=None,
         extras={},
-        notes=tuple(dict.fromkeys(notes)),
+        notes=tuple(dict.fromkeys(plain.notes + mean.notes)),
     )
 
 
@@ -139,33 +157,3 @@ def _ensemble_title(ensemble: Ensemble) -> str:
     if ensemble.kind == "tta":
         return "mean with its mirror image"
     return f"smoothed ({ensemble.samples} samples, sigma {ensemble.sigma:g})"
-
-
-def average_layers(explanations: Sequence[Explanation]) -> Explanation:
-    """Return the mean of explanations that differ in their feature layer, at the size of the input.
-
-    The maps are averaged as they are, in units of the score.
-
-    Raises:
-        OptionError: there are no explanations, since no layer was given.
-    """
-    if not explanations:
-        raise OptionError("feature_layer=[] names no layer: omit the argument, or give at least one layer.")
-    names = tuple(str(e.feature_layer) for e in explanations)
-    notes = dict.fromkeys(note for e in explanations for note in e.notes)
-    first, same_shape = explanations[0], len({e.values.shape for e in explanations}) == 1
-    mean_map = torch.stack([e.maps for e in explanations]).mean(0)
-    return replace(
-        first,
-        values=torch.stack([e.values for e in explanations]).mean(0) if same_shape else mean_map.unsqueeze(2),
-        maps=mean_map,
-        scaled=maps.rescale(mean_map),
-        stderr=None,
-        extras={},
-        convergence_delta=None,
-        feature_layer=", ".join(names),
-        call=replace(first.call, feature_layer=names) if first.call else None,
-        evaluations=Evaluations(*map(sum, zip(*(e.evaluations for e in explanations), strict=True))),
-        seconds=sum(e.seconds for e in explanations),
-        notes=(*notes, f"the mean of the maps of {len(explanations)} layers"),
-    )

@@ -5,15 +5,17 @@ A family handles all its methods of a call at once, so that they share forward a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from seewhy.axes.layout import to_feature_grid
 from seewhy.errors import ModelError
 from seewhy.methods.gradient.guided_backprop import guided_backprop
+from seewhy.methods.perturbation.rise import MASK_BATCH_SIZE
+from seewhy.methods.perturbation.segments import segment_labels
 from seewhy.methods.queries import Attribution
 from seewhy.results import Evaluations
 from seewhy.targets.scoring import compute_scores, score_gradients, score_values
@@ -22,15 +24,25 @@ from seewhy.tracing.backward_rules import BackwardRule, apply_backward_rule, fin
 from seewhy.tracing.biases import record_biases
 from seewhy.tracing.forward import run_forward
 
-from .batch import BatchContext, MethodResult, RequestedMethod, call_kernel, feature_activations
+from .baselines import resolve_baseline, resolve_fill, resolve_references
+from .batch import (
+    BatchContext,
+    Family,
+    MethodResult,
+    RequestedMethod,
+    bind_kernel,
+    feature_activations,
+    gradient_bytes_per_value,
+)
 from .query_driver import run_query_methods
-from .random_numbers import normal_sampler
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from seewhy.axes.layout import FeatureLayout
+    from seewhy.model import Model
     from seewhy.tracing.attention import AttentionWeights
+    from seewhy.types import Inputs
 
 
 def input_gradients(context: BatchContext, methods: list[RequestedMethod]) -> list[MethodResult]:
@@ -53,7 +65,7 @@ def input_gradients(context: BatchContext, methods: list[RequestedMethod]) -> li
     for requested, rule in zip(methods, rules, strict=True):
         x = context.forward_pass.x.detach()
         if rule is None:
-            attribution = Attribution(call_kernel(requested, x=x, gradient=gradients[None]), notes=notes)
+            attribution = Attribution(bind_kernel(requested, x=x, gradient=gradients[None])(), notes=notes)
         else:
             attribution = Attribution(gradients[rule], notes=notes + (rectifiers.notes if rectifiers else ()))
         backward = gradients[rule].shape[0] * gradients[rule].shape[1]
@@ -76,7 +88,7 @@ def guided_layers(context: BatchContext, methods: list[RequestedMethod]) -> list
     with apply_backward_rule(rectifiers, guided_backprop):
         values["guided_gradient"] = score_gradients(context.scores, x, context.model, free_graph=False)
     cost, notes = Evaluations(len(x), 2 * len(x) * k), notes + rectifiers.notes
-    return [MethodResult(Attribution(call_kernel(one, **values), notes=notes), cost) for one in methods]
+    return [MethodResult(Attribution(bind_kernel(one, **values)(), notes=notes), cost) for one in methods]
 
 
 def full_gradients(context: BatchContext, methods: list[RequestedMethod]) -> list[MethodResult]:
@@ -111,7 +123,7 @@ def full_gradients(context: BatchContext, methods: list[RequestedMethod]) -> lis
             )
         values = {"x": done.x.detach(), "gradient": input_gradient, "biases": biases, "score": score.value.unsqueeze(1)}
         for attributions, requested in zip(by_target, methods, strict=True):
-            attributions.append(call_kernel(requested, **values))
+            attributions.append(bind_kernel(requested, **values)())
     cost = Evaluations(2 * len(done.x), 2 * len(done.x) * len(scores))
     return [MethodResult(_join_targets(attributions), cost) for attributions in by_target]
 
@@ -136,7 +148,7 @@ def layer_gradients(context: BatchContext, methods: list[RequestedMethod]) -> li
     results = []
     for requested in methods:
         uses_gradients = "gradients" in requested.method.reads
-        attribution = call_kernel(requested, **values)
+        attribution = bind_kernel(requested, **values)()
         attribution = attribution if isinstance(attribution, Attribution) else Attribution(attribution)
         attribution = attribution._replace(notes=attribution.notes + notes * uses_gradients)
         results.append(MethodResult(attribution, Evaluations(n, n * k * uses_gradients)))
@@ -185,7 +197,7 @@ def attention_maps(context: BatchContext, methods: list[RequestedMethod]) -> lis
         independent = (~used.any(1)).nonzero().flatten().tolist()
         notes = tuple(f"the score of sample {n}, target {k} does not depend on the last attention" for n in independent)
         for attributions, requested in zip(by_target, methods, strict=True):
-            tokens = call_kernel(requested, **{name: values[name] for name in requested.method.reads})
+            tokens = bind_kernel(requested, **{name: values[name] for name in requested.method.reads})()
             attributions.append(Attribution(_tokens_on_grid(tokens, plan.patch_layout), notes=notes))
     cost = Evaluations(len(done.x), len(done.x) * len(context.scores))
     return [MethodResult(_join_targets(attributions), cost) for attributions in by_target]
@@ -219,31 +231,66 @@ def _tokens_on_grid(tokens: Tensor, where: FeatureLayout) -> Tensor:
 def input_controls(context: BatchContext, methods: list[RequestedMethod]) -> list[MethodResult]:
     """Call the kernels of control methods, which use the input and random numbers but not the network."""
     x = context.forward_pass.x.detach()
-    values = {"x": x, "score": score_values(context.scores), "normal": normal_sampler(context.seed, x)}
-    return [MethodResult(call_kernel(requested, **values), Evaluations(len(x), 0)) for requested in methods]
+    values = {"x": x, "score": score_values(context.scores), **context.draws}
+    return [MethodResult(bind_kernel(requested, **values)(), Evaluations(len(x), 0)) for requested in methods]
 
 
-class Family(NamedTuple):
-    """How the kernels of a family are called, and what they need from the forward pass that all methods share."""
-
-    run: Callable[[BatchContext, list[RequestedMethod]], list[MethodResult]]
-    needs_input_graph: bool = False  # an autograd graph back to the input
-    uses_layer: bool = False  # the activations of the feature layer
-    uses_rules: bool = False  # backward rules of rectifiers
-    uses_attention: bool = False  # the weights of all attentions
-    own_graphs: bool = False  # its own forward passes keep graphs back to the input, which need more memory
+def _resolve_baseline(model: Model, x: Inputs, options: Mapping[str, Any]) -> tuple[Inputs, tuple[str, ...]]:
+    baseline, note = resolve_baseline(model, x, options["baseline"])
+    return baseline, (note,)
 
 
-# in order of execution: "input_gradient" and "rectifier_rule" free the shared graph
+def _resolve_mask_value(model: Model, x: Inputs, options: Mapping[str, Any]) -> tuple[Inputs, tuple[str, ...]]:
+    fill, note = resolve_fill(model, x, options["mask_value"])
+    return fill, (note.replace("baseline", "masked parts"),)
+
+
+def _resolve_references(model: Model, x: Inputs, options: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
+    references, note = resolve_references(model, x, options["references"])
+    return references, (note,)
+
+
+def _resolve_segments(model: Model, x: Inputs, options: Mapping[str, Any]) -> tuple[Tensor, tuple[str, ...]]:
+    return segment_labels(x, options["segments"], options["features"], model.layout)
+
+
+def _path_bytes_per_value(requested: RequestedMethod, number_bytes: int, _samples: int, batch: int) -> int:
+    """Bytes for the gradients at a batch of points; sampled methods also hold sums of their powers."""
+    return (20 if _draws_numbers(requested) else 4) * number_bytes * batch
+
+
+def _mask_bytes_per_value(requested: RequestedMethod, number_bytes: int, samples: int, batch: int) -> int:
+    """Bytes for the maps of a batch of random masks, in double precision; scores of segments need next to nothing."""
+    if not _draws_numbers(requested):
+        return gradient_bytes_per_value(requested, number_bytes, samples, batch)
+    if "segments" in requested.options:
+        return 0
+    pairs: int = requested.options["samples"] // 2 + 1
+    return 20 * 8 * min(MASK_BATCH_SIZE, pairs)
+
+
+def _draws_numbers(requested: RequestedMethod) -> bool:
+    return bool({"normal", "uniform"} & set(requested.method.reads))
+
+
 FAMILIES = {
     "layer_gradient": Family(layer_gradients, uses_layer=True),
     "layer_and_rule": Family(guided_layers, needs_input_graph=True, uses_layer=True, uses_rules=True),
     "layer_scores": Family(run_query_methods, uses_layer=True),
     "attention": Family(attention_maps, needs_input_graph=True, uses_attention=True),
-    "input_gradient": Family(input_gradients, needs_input_graph=True),
-    "rectifier_rule": Family(input_gradients, needs_input_graph=True, uses_rules=True),
+    "input_gradient": Family(input_gradients, needs_input_graph=True, frees_graph=True),
+    "rectifier_rule": Family(input_gradients, needs_input_graph=True, frees_graph=True, uses_rules=True),
     "full_gradient": Family(full_gradients, own_graphs=True),
-    "masked_scores": Family(run_query_methods),
+    "masked_scores": Family(
+        run_query_methods,
+        resolvers={"mask_value": _resolve_mask_value, "segments": _resolve_segments},
+        bytes_per_value=_mask_bytes_per_value,
+    ),
     "input": Family(input_controls),
-    "path_gradient": Family(run_query_methods, own_graphs=True),
+    "path_gradient": Family(
+        run_query_methods,
+        own_graphs=True,
+        resolvers={"baseline": _resolve_baseline, "references": _resolve_references},
+        bytes_per_value=_path_bytes_per_value,
+    ),
 }

@@ -11,7 +11,6 @@ import torch
 
 from seewhy import maps
 from seewhy.errors import OptionError
-from seewhy.methods.perturbation.rise import MASK_BATCH_SIZE
 from seewhy.targets.scoring import class_scores
 from seewhy.tracing.forward import bytes_per_sample, run_forward
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from seewhy.model import Model
     from seewhy.types import Inputs
 
-    from .batch import RequestedMethod
+    from .batch import BatchLimit, Family, RequestedMethod
 
 # by device type, without and with an autograd graph through the whole network; see docs/decisions.md
 DEFAULT_BATCH_SIZES = {"cpu": (8, 4)}
@@ -67,10 +66,10 @@ def check_all_classes_fit(
     model: Model,
     x: Inputs,
     methods: Sequence[RequestedMethod],
+    families: Sequence[Family],
     feature_layer: LayerInfo | None,
     reduction_layer: str | None,
-    batch_size: int,
-    max_memory: int | None,
+    limit: BatchLimit,
 ) -> None:
     """Check that the maps of all classes of all samples fit into memory. Runs one sample to count the classes.
 
@@ -78,10 +77,10 @@ def check_all_classes_fit(
         model: the model.
         x: all samples of the call.
         methods: the requested methods.
+        families: the family of each.
         feature_layer: the layer whose activations are used, if any.
         reduction_layer: the layer whose output is explained; None: the network's output.
-        batch_size: samples per forward pass.
-        max_memory: bytes that the call may add, or None.
+        limit: samples per forward pass, and bytes that the call may add.
 
     Raises:
         OptionError: the estimate exceeds `max_memory` or half of the free memory.
@@ -89,14 +88,21 @@ def check_all_classes_fit(
     classes = class_scores(
         run_forward(model, x[:1], graph=False, reduction_layer=reduction_layer).target_output, model
     ).shape[1]
-    needed = classes * sum(bytes_per_class(x, method, feature_layer, batch_size) for method in methods)
+    needed = classes * sum(
+        bytes_per_class(x, method, family, feature_layer, limit.samples)
+        for method, family in zip(methods, families, strict=True)
+    )
     free = free_memory(x.device)
     half = None if free is None else free // 2
-    limit = min((bound for bound in (max_memory, half) if bound is not None), default=needed)
-    if needed <= limit:
+    allowed = min((bound for bound in (limit.max_memory, half) if bound is not None), default=needed)
+    if needed <= allowed:
         return
-    reason = f"max_memory={max_memory}" if limit == max_memory else f"half of the free memory is {_format_bytes(limit)}"
-    step, samples = max(1, classes * limit // needed), f"{len(x)} sample{'s' * (len(x) > 1)}"
+    reason = (
+        f"max_memory={allowed}"
+        if allowed == limit.max_memory
+        else f"half of the free memory is {_format_bytes(allowed)}"
+    )
+    step, samples = max(1, classes * allowed // needed), f"{len(x)} sample{'s' * (len(x) > 1)}"
     raise OptionError(
         f"target='all': {samples} with {classes} classes each take about {_format_bytes(needed)} ({needed} bytes), "
         f"but {reason}. Explain fewer samples at once, or loop over the classes: target=range(0, {step}), "
@@ -104,26 +110,23 @@ def check_all_classes_fit(
     )
 
 
-def bytes_per_class(x: Inputs, requested: RequestedMethod, feature_layer: LayerInfo | None, batch_size: int) -> int:
+def bytes_per_class(
+    x: Inputs, requested: RequestedMethod, family: Family, feature_layer: LayerInfo | None, batch_size: int
+) -> int:
     """Return an upper estimate of the bytes that one more class of all samples adds, at the peak.
 
     The estimate is the sum of what is kept until the end of the call and what exists only during one batch.
     """
     method, item = requested.method, max(4, x.element_size())
     positions = x[0, 0].numel()
-    values = positions * item * (1 if method.reduce is maps.channel_sum else x.shape[1])
+    size = positions * (1 if method.reduce is maps.channel_sum else x.shape[1])
     # values per batch, concatenated, and absolute; then the reduced, float32 and rescaled maps
-    kept = 3 * values + positions * (3 * item + 8)
-    samples, copies = (batch_size if method.family == "path_gradient" else min(batch_size, len(x))), 4
-    if {"normal", "uniform"} & set(method.reads):  # sampled methods: the standard error and the sums of powers
-        kept, copies = kept + 2 * values, 20
-        if method.family == "masked_scores":  # sums in double precision
-            per_segment = "segments" in requested.options  # sums have one value per segment, not a map per mask pair
-            samples = 0 if per_segment else min(MASK_BATCH_SIZE, requested.options["samples"] // 2 + 1)
-            copies = copies * 8 // item
-    temporary = copies * samples * values  # gradients of a batch, stacked, and intermediate results of the kernel
+    kept = 3 * size * item + positions * (3 * item + 8)
+    if {"normal", "uniform"} & set(method.reads):  # sampled methods: the standard error
+        kept += 2 * size * item
+    temporary = size * family.bytes_per_value(requested, item, len(x), batch_size)
     if feature_layer is not None and feature_layer.shape is not None and "gradients" in method.reads:
-        temporary += 4 * samples * item * torch.Size(feature_layer.shape[1:]).numel()
+        temporary += 4 * min(batch_size, len(x)) * item * torch.Size(feature_layer.shape[1:]).numel()
     return len(x) * kept + temporary
 
 

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from seewhy.axes.layout import apply_feature_masks
-from seewhy.engine.baselines import resolve_baseline, resolve_fill, resolve_references
 from seewhy.errors import ModelError
 from seewhy.feature_layers.selection import lies_on_all_paths
 from seewhy.incremental import MIN_SAMPLES_TO_TRACE, PreparedNetwork, output_function, prepare_network
-from seewhy.methods.perturbation.segments import segment_labels
 from seewhy.methods.queries import Attribution, GradientQuery, InputMaskQuery, LayerMaskQuery, ScoreQuery
 from seewhy.results import Evaluations
 from seewhy.targets.scoring import compute_scores, score_gradients, score_values
 from seewhy.tracing.batch_norm_folding import to_channels_last
 from seewhy.tracing.forward import run_forward
 
-from .batch import BatchContext, MethodResult, RequestedMethod, call_kernel, feature_activations, run_in_batches
-from .random_numbers import normal_sampler, uniform_sampler
+from .batch import (
+    BatchContext,
+    BatchLimit,
+    MethodResult,
+    RequestedMethod,
+    bind_kernel,
+    feature_activations,
+    run_in_batches,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,31 +43,26 @@ MAX_MASKS_PER_PASS = 512
 PrepareSample = Callable[[int], PreparedNetwork | str]  # sample index -> prepared network, or why there is none
 
 
+@dataclass
+class _QueryLog:
+    """What the queries of one method took: forward and backward passes, and why whole networks were run for masks."""
+
+    forward: int
+    backward: int = 0
+    full_pass_reason: str = ""
+
+
 def run_query_methods(context: BatchContext, methods: list[RequestedMethod]) -> list[MethodResult]:
     """Run kernels that are generators: each yields queries and receives scores or gradients, computed in batches."""
-    return [_run_query_method(context, requested) for requested in methods]
+    results = []
+    for requested in methods:
+        results.append(_run_query_method(context, requested))
+    return results
 
 
 def _run_query_method(context: BatchContext, requested: RequestedMethod) -> MethodResult:
     x = context.forward_pass.x.detach()
-    options = dict(requested.options)
-    notes: tuple[str, ...] = ()
-    if "baseline" in options:
-        options["baseline"], note = resolve_baseline(context.model, x, options["baseline"])
-        notes = (note,)
-    if "mask_value" in options:
-        options["mask_value"], note = resolve_fill(context.model, x, options["mask_value"])
-        notes = (note.replace("baseline", "masked parts"),)
-    if "segments" in options:
-        options["segments"], segment_notes = segment_labels(
-            x, options["segments"], options["features"], context.model.layout
-        )
-        notes += segment_notes
-    if "references" in options:
-        options["references"], note = resolve_references(context.model, x, options["references"])
-        notes += (note,)
-    passes = [len(x), 0]  # forward and backward
-    full_pass_notes: list[str] = []
+    log = _QueryLog(len(x))
 
     @lru_cache(maxsize=1)  # a prepared network holds large tensors
     def prepare_sample(n: int) -> PreparedNetwork | str:
@@ -69,9 +70,9 @@ def _run_query_method(context: BatchContext, requested: RequestedMethod) -> Meth
 
     def reply(query: GradientQuery | ScoreQuery | LayerMaskQuery | InputMaskQuery) -> Tensor:
         if isinstance(query, LayerMaskQuery):
-            return _scores_under_layer_masks(context, query, passes, full_pass_notes)
+            return _scores_under_layer_masks(context, query, log)
         if isinstance(query, InputMaskQuery):
-            return _scores_under_input_masks(context, query, prepare_sample, passes, full_pass_notes)
+            return _scores_under_input_masks(context, query, prepare_sample, log)
         with_gradients = isinstance(query, GradientQuery)
         samples = range(len(x)) if query.sample_index is None else [query.sample_index]
         rows = torch.tensor(samples, device=x.device).repeat(len(query.points))
@@ -84,32 +85,32 @@ def _run_query_method(context: BatchContext, requested: RequestedMethod) -> Meth
             targets = context.targets.take(rows[start:stop])
             scores = compute_scores(targets, done.target_output, context.model, rescale=False)
             n, k = stop - start, len(scores)
-            passes[0], passes[1] = passes[0] + n, passes[1] + n * k * with_gradients
+            log.forward, log.backward = log.forward + n, log.backward + n * k * with_gradients
             context.advance(n)
             return score_gradients(scores, done.x, context.model) if with_gradients else score_values(scores)
 
-        result = torch.cat(list(run_in_batches(compute, len(points), context.batch_size)))
+        result = torch.cat(list(run_in_batches(compute, len(points), context.limit)))
         return result.reshape(*query.points.shape[:2], *result.shape[1:])
 
     values = {
         "x": x,
         "score": score_values(context.scores),
-        "max_points": max(1, min(context.batch_size[0], MAX_POINTS_PER_QUERY) // len(x)),
+        "max_points": max(1, min(context.limit.samples, MAX_POINTS_PER_QUERY) // len(x)),
     }
     if context.feature_layer is not None:
         values["activations"] = feature_activations(context)
-    values |= {"normal": normal_sampler(context.seed, x), "uniform": uniform_sampler(context.seed)}
-    attribution = _run_kernel(call_kernel(requested._replace(options=options), **values), reply)
-    notes += (*full_pass_notes[:1], *attribution.notes)
-    return MethodResult(attribution._replace(notes=notes), Evaluations(*passes))
+    attribution = _run_kernel(bind_kernel(requested, **values, **context.draws)(), reply)
+    if log.full_pass_reason:
+        note = f"the whole network was run for every mask: {log.full_pass_reason}"
+        attribution = attribution._replace(notes=(note, *attribution.notes))
+    return MethodResult(attribution, Evaluations(log.forward, log.backward))
 
 
 def _scores_under_input_masks(
     context: BatchContext,
     query: InputMaskQuery,
     prepare_sample: PrepareSample,
-    passes: list[int],
-    full_pass_notes: list[str],
+    log: _QueryLog,
 ) -> Tensor:
     """Return the scores [M, n, K] of masked inputs, by incremental inference where the network allows it."""
     x = context.forward_pass.x.detach()
@@ -118,10 +119,9 @@ def _scores_under_input_masks(
     if query.windows is not None and context.reduction_layer is None:
         scores, reason = _scores_of_windows(context, query, prepare_sample, rows, x, fill)
         if scores is not None:
-            passes[0] += len(scores) * len(rows)
+            log.forward += len(scores) * len(rows)
             return scores
-        if reason:
-            full_pass_notes.append(f"the whole network was run for every mask: {reason}")
+        log.full_pass_reason = log.full_pass_reason or reason
 
     use_prepared = (
         context.reduction_layer is None
@@ -137,15 +137,15 @@ def _scores_under_input_masks(
         points: Tensor = torch.where(mask, fill, x) if mask.dtype == torch.bool else x + mask.to(x) * (fill - x)
         output = outputs(points.flatten(0, 1))
         targets = context.targets.take(rows.repeat(stop - start).to(x.device))
-        passes[0] += (stop - start) * len(rows)
+        log.forward += (stop - start) * len(rows)
         context.advance((stop - start) * len(rows))
         values: Tensor = score_values(compute_scores(targets, output, context.model, rescale=False))
         return values.reshape(stop - start, len(rows), -1)
 
-    batch_size = context.batch_size[0]
-    if not context.user_limited and not isinstance(prepared, str):
+    batch_size = context.limit.samples
+    if not context.limit.user_limited and not isinstance(prepared, str):
         batch_size = max(batch_size, INCREMENTAL_BATCH_SIZE)
-    return torch.cat(list(run_in_batches(compute, query.n_masks, [max(1, batch_size // len(rows))])))
+    return torch.cat(list(run_in_batches(compute, query.n_masks, BatchLimit(max(1, batch_size // len(rows))))))
 
 
 def _scores_of_windows(
@@ -173,8 +173,8 @@ def _scores_of_windows(
                 patches.append(torch.where(mask.expand(x.shape[1:])[box], fill[n][box], x[n][box]))
         prepared = prepare_sample(int(rows[n]))
         output = prepared if isinstance(prepared, str) else prepared.masked_outputs(
-            starts, torch.stack(patches), max_memory=context.max_memory,
-            **({"batch_size": context.batch_size[0]} if context.user_limited else {})
+            starts, torch.stack(patches), max_memory=context.limit.max_memory,
+            **({"batch_size": context.limit.samples} if context.limit.user_limited else {})
         )  # fmt: skip
         if isinstance(output, str):
             return None, output
@@ -184,9 +184,7 @@ def _scores_of_windows(
     return torch.stack(by_sample, 1), ""
 
 
-def _scores_under_layer_masks(
-    context: BatchContext, query: LayerMaskQuery, passes: list[int], full_pass_notes: list[str]
-) -> Tensor:
+def _scores_under_layer_masks(context: BatchContext, query: LayerMaskQuery, log: _QueryLog) -> Tensor:
     """Return the scores [M, N, K] with the output of the feature layer masked, sample by sample.
 
     If the layer lies on all paths from input to output, one sample is run up to the layer, and only the rest of the
@@ -216,23 +214,21 @@ def _scores_under_layer_masks(
         except ModelError:
             from_layer = False
     if not from_layer:
-        full_pass_notes.append(
-            f"the whole network was run for every mask: layer {layer.name!r} is not on all paths to the output"
-        )
-    batch_size = context.batch_size[0]
-    if from_layer and not context.user_limited:
+        log.full_pass_reason = log.full_pass_reason or f"layer {layer.name!r} is not on all paths to the output"
+    batch_size = context.limit.samples
+    if from_layer and not context.limit.user_limited:
         copies = MASKED_FEATURES_BYTES // (features[:1].numel() * features.element_size())
         batch_size = min(MAX_MASKS_PER_PASS, max(batch_size, copies))
 
     def compute(n: int, start: int, stop: int) -> Tensor:
         masks = query.masks(start, stop).to(features)
         values = scores(n, apply_feature_masks(features[n : n + 1].detach(), masks, where), from_layer)
-        passes[0] += stop - start
+        log.forward += stop - start
         context.advance(stop - start)
         return values
 
-    sizes = [batch_size]
-    by_sample = [torch.cat(list(run_in_batches(partial(compute, n), query.n_masks, sizes))) for n in range(len(x))]
+    limit = BatchLimit(batch_size)
+    by_sample = [torch.cat(list(run_in_batches(partial(compute, n), query.n_masks, limit))) for n in range(len(x))]
     return torch.stack(by_sample, 1)
 
 

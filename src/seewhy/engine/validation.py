@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch.nn import Module
@@ -23,10 +24,28 @@ if TYPE_CHECKING:
     from seewhy.types import Inputs
 
 
-COMMON_ARGUMENTS = (
-    "target", "score", "feature_layer", "reduction_layer", "upsample", "batch_size", "max_memory", "device", "seed",
-    "progress",
-)  # fmt: skip
+@dataclass(frozen=True)
+class Arguments:
+    """The common arguments of `seewhy.explain`, which documents them."""
+
+    target: Any = None
+    score: str = "logit"
+    feature_layer: str | Module | Sequence[str | Module] | None = None
+    reduction_layer: str | Module | None = None
+    upsample: str = "bicubic"
+    batch_size: int | str = "auto"
+    max_memory: int | None = None
+    device: str = "auto"
+    seed: int = 0
+    progress: bool | Callable[..., None] | None = None
+
+    @property
+    def layers(self) -> list[str | Module | None]:
+        """The feature layers; None: the default one."""
+        return list(self.feature_layer) if isinstance(self.feature_layer, (list, tuple)) else [self.feature_layer]  # type: ignore[list-item]
+
+
+COMMON_ARGUMENTS = tuple(field.name for field in fields(Arguments))
 # names of these arguments in other libraries, normalized
 ARGUMENT_SYNONYMS = {
     "outputupsampling": "upsample", "interpolation": "upsample", "interpolatemode": "upsample",
@@ -52,34 +71,41 @@ def requested_methods(method: Any, options: Mapping[str, Any]) -> list[Requested
     """Return the requested methods, each with those of the options that it has, defaults filled in.
 
     Args:
-        method: a method, or a list of methods: names, aliases or `Method`.
+        method: a method, or a list of methods: names, aliases, `Method` or ensembles.
         options: options of all methods together.
 
     Raises:
         UnknownNameError: a method does not exist, or none of the methods has an option.
         OptionError: the list of methods is empty, or the value of an option is not allowed.
     """
-    methods = [method] if is_single_method(method) else list(method)
-    if not methods:
+    found = [_requested_method(one) for one in ([method] if is_single_method(method) else list(method))]
+    if not found:
         raise OptionError("method=[] is empty: give at least one method.")
-    found: list[tuple[str, Method, str | None]] = []
-    for one in methods:
-        if isinstance(one, Method):
-            identity = method_identity(one)
-            found.append((identity if isinstance(identity, str) else one.name, one, None))
-        else:
-            name = canonical_name(one)
-            found.append((name, METHODS[name], name_note(one)))
-    names, known_options = [name for name, _, _ in found], {key for _, m, _ in found for key in m.options}
+    known_options = {key for requested in found for key in requested.method.options}
     for key in options:
         if key not in known_options:
-            raise unknown_option(key, names, sorted(known_options))
-    return [
-        RequestedMethod(
-            name, m, options_with_defaults(name, m, {k: v for k, v in options.items() if k in m.options}), note
-        )
-        for name, m, note in found
-    ]
+            raise unknown_option(key, [requested.name for requested in found], sorted(known_options))
+    return [requested._replace(options=_options_of(requested, options)) for requested in found]
+
+
+def method_names(methods: Sequence[RequestedMethod]) -> str:
+    """The names of the methods, for messages and the progress bar."""
+    return ", ".join(requested.name for requested in methods)
+
+
+def _requested_method(method: Any) -> RequestedMethod:
+    if isinstance(method, EnsembleMethod):
+        return _requested_method(method.method)._replace(ensemble=method.ensemble)
+    if isinstance(method, Method):
+        identity = method_identity(method)
+        return RequestedMethod(identity if isinstance(identity, str) else method.name, method, {})
+    note = name_note(method)
+    return RequestedMethod(name := canonical_name(method), METHODS[name], {}, () if note is None else (note,))
+
+
+def _options_of(requested: RequestedMethod, options: Mapping[str, Any]) -> dict[str, Any]:
+    own = {key: value for key, value in options.items() if key in requested.method.options}
+    return options_with_defaults(requested.name, requested.method, own)
 
 
 def unknown_option(key: str, names: list[str], known: list[str]) -> UnknownNameError:
@@ -100,23 +126,29 @@ def unknown_option(key: str, names: list[str], known: list[str]) -> UnknownNameE
     return unknown_name_error(f"option of {methods}", key, (*known, *COMMON_ARGUMENTS))
 
 
-def check_arguments(methods: list[RequestedMethod], arguments: Mapping[str, Any]) -> None:
+def check_arguments(methods: list[RequestedMethod], arguments: Arguments) -> None:
     """Check the common arguments of `explain`, as far as this is possible without a network and an input.
 
     Raises:
         OptionError: a value is not allowed.
     """
-    if arguments["seed"] < 0:
-        raise OptionError(f"seed={arguments['seed']}: it must be an integer of at least 0.")
-    check_choice("score", arguments["score"], scoring.SCORE_NAMES)
-    check_choice("upsample", arguments["upsample"], UPSAMPLE_MODES)
-    layer = arguments["feature_layer"]
-    if layer is not None and not isinstance(layer, (str, Module)):
-        raise OptionError(f"feature_layer={layer!r}: it must be the name of a layer, a module, or a list of these.")
-    if layer is not None and not any(FAMILIES[requested.method.family].uses_layer for requested in methods):
-        names = ", ".join(requested.name for requested in methods)
-        raise OptionError(f"feature_layer={layer!r}: no method of this call ({names}) uses a layer. Omit the argument.")
-    check_batch_limits(arguments["batch_size"], arguments["max_memory"])
+    if arguments.seed < 0:
+        raise OptionError(f"seed={arguments.seed}: it must be an integer of at least 0.")
+    check_choice("score", arguments.score, scoring.SCORE_NAMES)
+    several_layers = isinstance(arguments.feature_layer, (list, tuple))
+    # maps of several layers are averaged at the size of the input
+    check_choice("upsample", arguments.upsample, UPSAMPLE_MODES[:-1] if several_layers else UPSAMPLE_MODES)
+    if not arguments.layers:
+        raise OptionError("feature_layer=[] names no layer: omit the argument, or give at least one layer.")
+    for layer in arguments.layers:
+        if layer is not None and not isinstance(layer, (str, Module)):
+            raise OptionError(f"feature_layer={layer!r}: it must be the name of a layer, a module, or a list of these.")
+        if layer is not None and not any(FAMILIES[requested.method.family].uses_layer for requested in methods):
+            raise OptionError(
+                f"feature_layer={layer!r}: no method of this call ({method_names(methods)}) uses a layer. Omit the "
+                "argument."
+            )
+    check_batch_limits(arguments.batch_size, arguments.max_memory)
 
 
 def check_capabilities(model: Model, methods: list[RequestedMethod]) -> None:

@@ -119,8 +119,7 @@ def check(
         raise OptionError("methods=[]: at least one method is required.")
     if model.module is None:
         raise ModelError(f"{model.name} is a plain function: it has no weights that could be randomized.")
-    without_ensembles = [m.method if isinstance(m, EnsembleMethod) else m for m in given]
-    check_capabilities(model, requested_methods(without_ensembles, {}))
+    check_capabilities(model, requested_methods(given, {}))
     model, inputs = prepare_model_and_input(model, x)
     notes = [PASS_MEANING]
     if len(inputs) > count:
