@@ -48,7 +48,7 @@ def path(model: Any, x: Any, baseline: Baseline = None, steps: int = 25) -> Floa
     return (start + fractions.view(-1, *[1] * inputs.ndim) * (inputs - start)).cpu()
 
 
-def resolve_baseline(model: Model, x: Inputs, baseline: Baseline) -> tuple[Inputs, str]:
+def resolve_baseline(model: Model, x: Inputs, baseline: Baseline, role: str = "baseline") -> tuple[Inputs, str]:
     """Return the baseline of a batch as a tensor, and a note that describes it.
 
     Args:
@@ -57,6 +57,7 @@ def resolve_baseline(model: Model, x: Inputs, baseline: Baseline) -> tuple[Input
         baseline: a number or a tensor in the network's own units and layout, or one number per channel; "mean": the
             mean of each channel over the positions of the sample; "blur": the blurred sample; "black": a black picture
             after the model's preparation; None: "black" if the model has a preparation for pictures, else 0.
+        role: what the values are used for, the first words of the note.
 
     Raises:
         OptionError: the baseline is invalid or does not fit the input.
@@ -66,23 +67,23 @@ def resolve_baseline(model: Model, x: Inputs, baseline: Baseline) -> tuple[Input
     if isinstance(baseline, str):
         if baseline == "mean":
             return x.flatten(2).mean(2).view(*x.shape[:2], *[1] * (x.ndim - 2)).expand_as(x), (
-                "baseline: the mean of each channel"
+                f"{role}: the mean of each channel"
             )
         if baseline == "black":
-            return _black_baseline(model, x), "baseline: a black picture"
+            return _black_baseline(model, x), f"{role}: a black picture"
         if baseline == "blur":
-            return _blurred(x), f"baseline: the input, blurred by 1/{BLUR_SIDE_DIVISOR} of its longest side"
+            return _blurred(x), f"{role}: the input, blurred by 1/{BLUR_SIDE_DIVISOR} of its longest side"
         raise OptionError(
             f"baseline={baseline!r} is not 'mean', 'blur', 'black', a number, one number per channel, or a tensor."
         )
     if isinstance(baseline, (int, float)):
         if not math.isfinite(baseline):
             raise OptionError(f"baseline={baseline}: only finite values are allowed, not NaN or infinity.")
-        return torch.full_like(x, float(baseline)), f"baseline: {baseline:g} everywhere"
+        return torch.full_like(x, float(baseline)), f"{role}: {baseline:g} everywhere"
     start = torch.as_tensor(baseline).to(x)
     if start.ndim == 1 and x.ndim > 3 and len(start) == x.shape[1] and start.isfinite().all():
         numbers = ", ".join(f"{v:g}" for v in start.tolist())
-        return start.view(-1, *[1] * (x.ndim - 2)).expand_as(x), f"baseline: {numbers}, one number per channel"
+        return start.view(-1, *[1] * (x.ndim - 2)).expand_as(x), f"{role}: {numbers}, one number per channel"
     if not start.isfinite().all():
         raise OptionError("the baseline contains NaN or infinite values: only finite values are allowed.")
     if start.ndim == x.ndim:
@@ -90,7 +91,7 @@ def resolve_baseline(model: Model, x: Inputs, baseline: Baseline) -> tuple[Input
     elif model.layout is not None and start.ndim == x.ndim - 1:
         start = to_canonical(start.unsqueeze(model.layout.index("N")), model.layout)
     try:
-        return start.expand_as(x), "baseline: the given tensor"
+        return start.expand_as(x), f"{role}: the given tensor"
     except RuntimeError:
         raise OptionError(
             f"a baseline of shape {list(torch.as_tensor(baseline).shape)} does not fit an input of shape "
@@ -102,7 +103,7 @@ def resolve_fill(model: Model, x: Inputs, mask_value: Baseline) -> tuple[Inputs,
     """Return the values of masked parts, like `resolve_baseline`; None: the channel mean, or 0 for plain features."""
     if mask_value is None:
         mask_value = 0.0 if model.layout == "NF" else "mean"
-    return resolve_baseline(model, x, mask_value)
+    return resolve_baseline(model, x, mask_value, "masked parts")
 
 
 def resolve_references(model: Model, x: Inputs, references: Baseline) -> tuple[Tensor | None, str]:

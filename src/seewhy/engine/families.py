@@ -242,7 +242,7 @@ def _resolve_baseline(model: Model, x: Inputs, options: Mapping[str, Any]) -> tu
 
 def _resolve_mask_value(model: Model, x: Inputs, options: Mapping[str, Any]) -> tuple[Inputs, tuple[str, ...]]:
     fill, note = resolve_fill(model, x, options["mask_value"])
-    return fill, (note.replace("baseline", "masked parts"),)
+    return fill, (note,)
 
 
 def _resolve_references(model: Model, x: Inputs, options: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
