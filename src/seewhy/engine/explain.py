@@ -213,7 +213,7 @@ def explain(
     requires = requires if reduction_name is None else requires | Capability.LAYERS
     model, inputs = prepare_model_and_input(model, x, device, requires)
     check_capabilities(model, methods)
-    if any(family.uses_rules for family in families):
+    if any(requested.method.rules for requested in methods):
         model = without_fusion(model)
     scoring.check_target(target, len(inputs), model)
     if reduction_name is not None:
