@@ -37,13 +37,13 @@ def nodes_reachable_from(nodes: list[Any], without: Node | None = None) -> set[A
     return reached
 
 
-def opaque_nodes(nodes: Iterable[Node]) -> list[str]:
+def opaque_nodes(nodes: Iterable[Any]) -> list[str]:
     """Names of the nodes whose operations are not recorded one by one, sorted."""
     opaque = {n.name() for n in nodes if isinstance(n, BackwardCFunction) or SCRIPTED_NODE in n.name()}
     return sorted(name.split("::")[-1] for name in opaque)
 
 
-def op_name(node: Node) -> str:
+def op_name(node: Any) -> str:
     """The name of a node without namespace and suffix, such as "Addmm"."""
     return re.sub(r"Backward\w*$", "", node.name().split("::")[-1])
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Container
+from typing import Any
 
 from torch import Tensor
-from torch.autograd.graph import Node, get_gradient_edge
+from torch.autograd.graph import get_gradient_edge
 
 from .autograd_graph import nodes_reachable_from, op_name
 from .recorded_ops import MAX_POOL_NODES, RecordedPass, is_elementwise
@@ -66,7 +67,7 @@ def nonlinear_ops(done: RecordedPass, x: Tensor, kinds: Container[str]) -> list[
     return sorted(found)
 
 
-def _nonlinearity(node: Node, operands: list[bool]) -> str | None:
+def _nonlinearity(node: Any, operands: list[bool]) -> str | None:
     """The usual name of an op, or None if it is linear; `operands`: which of them depend on the input."""
     op = op_name(node)
     if op in FACTORS and sum(operands) > 1:
@@ -76,7 +77,7 @@ def _nonlinearity(node: Node, operands: list[bool]) -> str | None:
         by_variable = any(operands[1:])
         return f"a division by a value that depends on the input ({op.lower()})" if by_variable else None
     if op in BATCH_NORMS:
-        by_input = node._saved_training  # type: ignore[attr-defined]
+        by_input = node._saved_training
         return "a normalization by the statistics of the input itself (such as instance norm)" if by_input else None
     if op in LINEAR_OPS or op in FACTORS:
         return None
@@ -85,7 +86,7 @@ def _nonlinearity(node: Node, operands: list[bool]) -> str | None:
     return "attention" if op.startswith("ScaledDotProduct") else USUAL_NAMES.get(op, op)
 
 
-def _nodes_depending_on(x: Tensor, outputs: list[Node]) -> set[Node]:
+def _nodes_depending_on(x: Tensor, outputs: list[Any]) -> set[Any]:
     """All nodes on paths from the outputs to a leaf, both ends included."""
     users = defaultdict(list)
     for node in nodes_reachable_from(outputs):

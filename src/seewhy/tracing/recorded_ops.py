@@ -96,7 +96,7 @@ class _ElementwiseRecorder(TorchFunctionMode):
         return result
 
 
-def is_elementwise(node: Node) -> bool:
+def is_elementwise(node: Any) -> bool:
     """Whether a node is an elementwise nonlinear function of one tensor, by its name."""
     return op_name(node).lower() in {name.replace("_", "") for name in ELEMENTWISE_FUNCTIONS}
 
@@ -132,7 +132,7 @@ def nonlinear_ops_with_values(done: RecordedPass, reference: RecordedPass | None
     return ops
 
 
-def _elementwise_op(node: Node, call: ElementwiseCall, reference: ElementwiseCall | None) -> NonlinearOp:
+def _elementwise_op(node: Any, call: ElementwiseCall, reference: ElementwiseCall | None) -> NonlinearOp:
     values: dict[str, Callable[[], Tensor]] = {"input": lambda: call.input, "output": call.output}
     if reference is not None:
         if reference.input.shape != call.input.shape:
@@ -162,13 +162,13 @@ def _max_pool_op(node: Any, reference: Any) -> NonlinearOp:
     return NonlinearOp(node, {name: partial(value.view, pooled_shape) for name, value in values.items()}, scatter)
 
 
-def _paired_nodes(outputs: Sequence[Tensor], reference_outputs: Sequence[Tensor]) -> dict[Node, Node]:
+def _paired_nodes(outputs: Sequence[Tensor], reference_outputs: Sequence[Tensor]) -> dict[Any, Any]:
     """For each node of a graph, the node at the same place of the graph of the reference.
 
     Raises:
         ModelError: the graphs differ.
     """
-    pairs: dict[Node, Node] = {}
+    pairs: dict[Any, Any] = {}
     pending = [(a.grad_fn, b.grad_fn) for a, b in zip(outputs, reference_outputs, strict=True)]
     while pending:
         node, pair = pending.pop()
@@ -181,5 +181,5 @@ def _paired_nodes(outputs: Sequence[Tensor], reference_outputs: Sequence[Tensor]
     return pairs
 
 
-def _signature(node: Node) -> tuple[str, int]:
+def _signature(node: Any) -> tuple[str, int]:
     return node.name(), len(node.next_functions)
