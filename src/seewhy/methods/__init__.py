@@ -84,7 +84,7 @@ METHODS: dict[str, Method] = {
         "3.5.1",
         complete=True,
         rules=(RESCALE_RULE,),
-        aliases=("deep_lift", "deeplift_rescale"),
+        aliases=("deeplift_rescale",),
     ),
     "integrated_gradients": Method(
         integrated_gradients,

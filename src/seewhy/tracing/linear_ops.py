@@ -82,7 +82,7 @@ def _nonlinearity(node: Any, operands: list[bool]) -> str | None:
     if op in LINEAR_OPS or op in FACTORS:
         return None
     if is_elementwise(node) and sum(operands) == 1:
-        return f"{op}, whose input was not recorded (as in scripted code)"
+        return f"{op}, whose input was not recorded (inside a fused or scripted op)"
     return "attention" if op.startswith("ScaledDotProduct") else USUAL_NAMES.get(op, op)
 
 

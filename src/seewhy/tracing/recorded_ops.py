@@ -117,8 +117,8 @@ def nonlinear_ops_with_values(done: RecordedPass, reference: RecordedPass | None
     unrecorded.update(opaque_nodes(nodes))
     if unrecorded:
         raise ModelError(
-            f"the input of {', '.join(sorted(unrecorded))} was not recorded (as in scripted and compiled code), so the "
-            "backward rule of the method cannot be applied. Use the original, uncompiled network, or method 'gradient'."
+            f"the input of {', '.join(sorted(unrecorded))} was not recorded (inside a fused, scripted or compiled op), "
+            "so the backward rule of the method cannot be applied. Use the original, uncompiled network, or 'gradient'."
         )
     pairs = {} if reference is None else _paired_nodes(done.outputs, reference.outputs)
     ops = []
