@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from .autograd_graph import nodes_reachable_from, op_name
-from .recorded_ops import MAX_POOL_NODES, RecordedPass, is_elementwise
+from .recorded_ops import MAX_POOL_NODES, RecordedPass, is_elementwise_node
 
 # Operations that are linear in all of their operands together.
 LINEAR_OPS = {
@@ -81,7 +81,7 @@ def _nonlinearity(node: Any, operands: list[bool]) -> str | None:
         return "a normalization by the statistics of the input itself (such as instance norm)" if by_input else None
     if op in LINEAR_OPS or op in FACTORS:
         return None
-    if is_elementwise(node) and sum(operands) == 1:
+    if is_elementwise_node(node) and sum(operands) == 1:
         return f"{op}, whose input was not recorded (inside a fused or scripted op)"
     return "attention" if op.startswith("ScaledDotProduct") else USUAL_NAMES.get(op, op)
 

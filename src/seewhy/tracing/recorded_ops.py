@@ -96,7 +96,7 @@ class _ElementwiseRecorder(TorchFunctionMode):
         return result
 
 
-def is_elementwise(node: Any) -> bool:
+def is_elementwise_node(node: Any) -> bool:
     """Whether a node is an elementwise nonlinear function of one tensor, by its name."""
     return op_name(node).lower() in {name.replace("_", "") for name in ELEMENTWISE_FUNCTIONS}
 
@@ -113,7 +113,7 @@ def nonlinear_ops_with_values(done: RecordedPass, reference: RecordedPass | None
         ModelError: the network performs other operations for the reference, or ops whose values were not recorded.
     """
     nodes = nodes_reachable_from([t.grad_fn for t in done.outputs if t.grad_fn is not None])
-    unrecorded = {op_name(node) for node in nodes if is_elementwise(node) and node not in done.calls}
+    unrecorded = {op_name(node) for node in nodes if is_elementwise_node(node) and node not in done.calls}
     unrecorded.update(opaque_nodes(nodes))
     if unrecorded:
         raise ModelError(
