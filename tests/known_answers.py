@@ -289,6 +289,12 @@ def _feature_answers():
     for name, expected in GUIDED_GRADIENTS.items():
         yield KnownAnswer(name, "guided_backprop", expected)
         yield KnownAnswer(name, "zeiler_fergus", expected)
+    # DeepLIFT by hand: a ReLU whose input changes its sign passes on the ratio of its differences of output and input
+    for name, expected in {
+        "linear": (1.5 * A, -2 * B), "min(a, b)": (A, 0), "max(a, b)": (0, B), "1 - ReLU(1 - a)": (1,),
+        "ReLU(ReLU(a) - 1 - ReLU(b))": (1.5, -0.5),
+    }.items():  # fmt: skip
+        yield KnownAnswer(name, "deeplift", expected)
     # noise e does not change the gradient of a linear function; it adds e_b and e_a to the gradient of a b
     width = 0.5 * (B - A)
     yield KnownAnswer("linear", "smoothgrad", (1.5, -2))

@@ -36,6 +36,7 @@ from .results import MethodCall as MethodCall
 from .results import MethodVerdict as MethodVerdict
 from .results import Prediction as Prediction
 from .targets.predict import predict as predict
+from .types import BackwardRule as BackwardRule
 from .visualization.report import report as report
 
 __version__: str

@@ -25,8 +25,9 @@ from torch import nn
 
 import seewhy
 
-POINTWISE = ["gradient", "input_x_gradient", "guided_backprop", "zeiler_fergus", "integrated_gradients", "smoothgrad",
-             "vargrad", "expected_gradients", "hirescam", "layercam", "guided_gradcam", "fullgrad"]  # fmt: skip
+POINTWISE = ["gradient", "input_x_gradient", "guided_backprop", "zeiler_fergus", "deeplift", "integrated_gradients",
+             "smoothgrad", "vargrad", "expected_gradients", "hirescam", "layercam", "guided_gradcam",
+             "fullgrad"]  # fmt: skip
 POOLED = [
     "gradcam",
     "gradcam++",

@@ -46,14 +46,14 @@ def test_stored_results_are_complete_and_not_wrong():
 
 
 def test_refused_methods_are_exceptions():
-    """A ResNet refuses attention methods only; a plain ViT at most rectifier rules and LayerCAM."""
+    """A ResNet refuses attention methods only; a plain ViT at most backward rules and LayerCAM."""
     cells = read_results()
     refused = {
         name: {m for m in seewhy.METHODS if cells[name, m][1] == "refused"}
         for name in ("ResNet", "ViT, timm", "ONNX Runtime")
     }
     assert refused["ResNet"] == {"rollout", "attention_gradient", "legrad"}
-    assert refused["ViT, timm"] <= {"guided_backprop", "zeiler_fergus", "guided_gradcam", "layercam"}
+    assert refused["ViT, timm"] <= {"guided_backprop", "zeiler_fergus", "guided_gradcam", "layercam", "deeplift"}
     assert {"occlusion", "lime", "rise", "kernel_shap"}.isdisjoint(refused["ONNX Runtime"])
 
 

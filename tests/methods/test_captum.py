@@ -1,5 +1,7 @@
 """Comparison with Captum: equal where Captum is correct, different where it is not."""
 
+import copy
+
 import pytest
 import torch
 from captum import attr
@@ -56,6 +58,44 @@ def test_integrated_gradients_equal_captum(resnet, x, rule, theirs):
     # Captum stores its weights in float32
     assert (ours.values[:, 0] - other).abs().max() <= 1e-7 * other.abs().max()
     assert (ours.convergence_delta[:, 0] - delta).abs().max() < 1e-5 * delta.abs().max()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("pool", ["maxpool", "average"])
+def test_deeplift_equals_captum_except_at_max_pooling(resnet, x, pool):
+    """Captum loses the part of the difference where the maximum of the baseline is larger than that of the input."""
+    net = with_relus_out_of_place(copy.deepcopy(resnet))
+    if pool == "average":
+        net.maxpool = torch.nn.AvgPool2d(3, 2, 1)
+    ours = seewhy.explain(net, x, "deeplift", target=4, baseline=0.25)
+    other, delta = attr.DeepLift(net).attribute(x, torch.full_like(x, 0.25), target=4, return_convergence_delta=True)
+    difference = (ours.values[:, 0] - other.detach()).abs().max() / other.abs().max()
+    assert ours.convergence_delta.abs().max() < 1e-14
+    if pool == "average":
+        assert difference < 1e-12
+    else:
+        assert difference > 0.01
+        assert delta.abs().min() > 1e-4, "if this fails, Captum was fixed"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("activation", [torch.relu, torch.nn.functional.gelu])
+def test_deeplift_of_functional_activation_sums_to_score_unlike_captum(activation):
+    net, x = FunctionalActivation(activation), 4 * torch.randn(1, 6, generator=torch.Generator().manual_seed(2))
+    _, delta = attr.DeepLift(net).attribute(x, target=1, return_convergence_delta=True)
+    assert delta.abs().item() > 1e-3, "if this fails, Captum was fixed"
+    assert seewhy.explain(net, x, "deeplift", target=1).convergence_delta.abs().item() < 1e-6
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_deeplift_of_reused_module_sums_to_score_unlike_captum():
+    net, x = FunctionalActivation(torch.nn.ReLU()), torch.randn(1, 6, generator=torch.Generator().manual_seed(2))
+    twice = torch.nn.Sequential(net.activation, net)
+    with pytest.raises(RuntimeError, match="being used more than once"):  # if this fails, Captum was fixed
+        attr.DeepLift(twice).attribute(x, target=1)
+    e = seewhy.explain(twice, x, "deeplift", target=1)
+    assert e.convergence_delta.abs().item() < 1e-6
+    assert e.values.any()
 
 
 def test_trapezoid_rule_sums_to_score_unlike_captum():

@@ -50,6 +50,7 @@ def masks_of_seed_4(pairs, cells):
 
 # method name: options of the method, options of its oracle
 OPTIONS = {
+    "deeplift": ({"baseline": REFERENCES[:1]}, {"baseline": REFERENCES[0]}),
     "integrated_gradients": ({"steps": 6, "baseline": 0.0}, {"steps": 6}),
     "smoothgrad": ({"samples": 5, "sigma": 0.2, "seed": 4}, {"sigma": 0.2, "noise": draws_of_seed_4(5)["noise"]}),
     "vargrad": ({"samples": 5, "sigma": 0.2, "seed": 4}, {"sigma": 0.2, "noise": draws_of_seed_4(5)["noise"]}),

@@ -19,6 +19,7 @@ from .cam import (
 )
 from .controls import centre, edges, random
 from .gradient import (
+    deeplift,
     expected_gradients,
     gradient,
     guided_backprop,
@@ -37,6 +38,7 @@ ORACLES = {
     "input_x_gradient": input_x_gradient,
     "guided_backprop": guided_backprop,
     "zeiler_fergus": zeiler_fergus,
+    "deeplift": deeplift,
     "integrated_gradients": integrated_gradients,
     "smoothgrad": smoothgrad,
     "vargrad": vargrad,

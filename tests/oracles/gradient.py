@@ -80,3 +80,13 @@ def expected_gradients(network, x, targets, *, references, at):
     for b, a in zip(references, at, strict=True):
         total = total + (x - b)[:, None] * gradient(network, b + a * (x - b), targets)
     return total / len(at)
+
+
+def deeplift(network, x, targets, *, baseline=0.0):
+    """Shrikumar et al. 2017, eq. 3 and section 3.5.1: (x - b) times the multipliers, Δout / Δin at each rectifier."""
+
+    def attribution(sample, target):
+        reference = np.broadcast_to(baseline, sample.shape)
+        return (sample - reference) * network.multipliers(sample, reference, target)
+
+    return _per_target(network, x, targets, attribution)

@@ -34,14 +34,32 @@ class NumpyNetwork:
     def backward(self, x, target, rule=plain_rule):
         """d score / d x for one sample, with the backward rule `rule(X, dL/dZ, top)` at each rectifier."""
         pre1, pre2, _ = self.forward(x)
-        area = x.shape[1] * x.shape[2]
-        grad2 = np.zeros_like(pre2)
-        for c, i, j in np.ndindex(*pre2.shape):
-            grad2[c, i, j] = rule(pre2[c, i, j], self.w3[target, c] / area, 6.0)
+        return self._backward(
+            x.shape,
+            target,
+            lambda position, grad_output: rule(pre1[position], grad_output, np.inf),
+            lambda position, grad_output: rule(pre2[position], grad_output, 6.0),
+        )
+
+    def multipliers(self, x, reference, target):
+        """Multipliers of DeepLIFT's rescale rule: at a rectifier, the difference of outputs over that of inputs."""
+        layers = zip(self.forward(x)[:2], self.forward(reference)[:2], (np.inf, 6.0), strict=True)
+
+        def rule(pre, other, top):
+            ratio = (np.clip(pre, 0, top) - np.clip(other, 0, top)) / (pre - other)
+            return lambda position, grad_output: grad_output * ratio[position]
+
+        return self._backward(x.shape, target, *(rule(*layer) for layer in layers))
+
+    def _backward(self, shape, target, rule1, rule2):
+        """Backward pass with the rules `rule(position, dL/dZ)` at the first and at the second rectifier."""
+        grad2 = np.zeros((len(self.w2), *shape[1:]))
+        for position in np.ndindex(*grad2.shape):
+            grad2[position] = rule2(position, self.w3[target, position[0]] / (shape[1] * shape[2]))
         grad_hidden = conv_backward(grad2, self.w2)
-        grad1 = np.zeros_like(pre1)
-        for c, i, j in np.ndindex(*pre1.shape):
-            grad1[c, i, j] = rule(pre1[c, i, j], grad_hidden[c, i, j], np.inf)
+        grad1 = np.zeros_like(grad_hidden)
+        for position in np.ndindex(*grad1.shape):
+            grad1[position] = rule1(position, grad_hidden[position])
         return conv_backward(grad1, self.w1)
 
 

@@ -13,9 +13,10 @@ from seewhy.errors import ModelError
 from seewhy.feature_layers.channel_means import LayerChannels, channel_means
 from seewhy.methods.activation_maximization.pyramid import PictureUnits, model_on_z, next_level_z, picture_from_z
 from seewhy.methods.activation_maximization.update import update_direction
-from seewhy.tracing.backward_rules import apply_backward_rule, nearest_rectifiers
+from seewhy.tracing.backward_rules import apply_backward_rules, nearest_rectifiers
 from seewhy.tracing.forward import non_finite_cause, run_forward
 from seewhy.tracing.outputs import is_finite
+from seewhy.types import BackwardRule
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from seewhy.types import Inputs
 
 
+OMIT_RECTIFIER = BackwardRule(("rectifier",), lambda grad_output: grad_output)
 MAX_SHOWN_ACTIVATIONS = 4  # activations shown next to the progress bar
 
 
@@ -132,7 +134,7 @@ def _activation_gradient(
     nonzero = gradient.flatten(1).any(1)
     if not nonzero.all():
         leaf, repeated = _target_activations(settings, level, z, channels, shift, graph=True)
-        with apply_backward_rule(nearest_rectifiers(repeated), lambda grad_input, grad_output: grad_output):
+        with apply_backward_rules(nearest_rectifiers(repeated), [OMIT_RECTIFIER]):
             without_rectifiers = torch.autograd.grad(repeated.sum(), leaf)[0]
         gradient = gradient.where(nonzero.view(-1, *[1] * (z.ndim - 1)), without_rectifiers)
     if not is_finite(gradient):

@@ -86,9 +86,10 @@ def resolve_baseline(model: Model, x: Inputs, baseline: Baseline, role: str = "b
         return start.view(-1, *[1] * (x.ndim - 2)).expand_as(x), f"{role}: {numbers}, one number per channel"
     if not start.isfinite().all():
         raise OptionError("the baseline contains NaN or infinite values: only finite values are allowed.")
-    if start.ndim == x.ndim:
+    axes = x.ndim if model.layout is None else len(model.layout)  # a batch of features has no axis of positions
+    if start.ndim == axes:
         start = to_canonical(start, model.layout)
-    elif model.layout is not None and start.ndim == x.ndim - 1:
+    elif model.layout is not None and start.ndim == axes - 1:
         start = to_canonical(start.unsqueeze(model.layout.index("N")), model.layout)
     try:
         return start.expand_as(x), f"{role}: the given tensor"

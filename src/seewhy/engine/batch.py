@@ -86,7 +86,6 @@ class Family(NamedTuple):
         needs_input_graph: it needs an autograd graph back to the input.
         frees_graph: it frees the graph of the shared forward pass, so that it must run after all other families.
         uses_layer: it needs the activations of the feature layer.
-        uses_rules: it applies backward rules to rectifiers.
         uses_attention: it needs the weights of all attentions.
         own_graphs: its own forward passes keep graphs back to the input, which need more memory.
         resolvers: option name -> function that turns the option's value into what the kernel receives.
@@ -98,7 +97,6 @@ class Family(NamedTuple):
     needs_input_graph: bool = False
     frees_graph: bool = False
     uses_layer: bool = False
-    uses_rules: bool = False
     uses_attention: bool = False
     own_graphs: bool = False
     resolvers: Mapping[str, OptionResolver] = {}

@@ -144,7 +144,7 @@ def _with_capable_model(job: Job) -> Job:
     if requires not in model.capabilities and model.conversion is not None:
         model, inputs = with_verified_conversion(model, inputs)
     check_capabilities(model, job.methods)
-    if any(FAMILIES[requested.method.family].uses_rules for requested in job.methods):
+    if any(requested.method.rules for requested in job.methods):
         model = without_fusion(model)
     if job.reduction_layer is not None:
         check_layer(model, job.reduction_layer)

@@ -6,23 +6,24 @@ A family handles all its methods of a call at once, so that they share forward a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from seewhy.axes.layout import to_feature_grid
-from seewhy.errors import ModelError
-from seewhy.methods.gradient.guided_backprop import guided_backprop
+from seewhy.errors import ModelError, OptionError
 from seewhy.methods.perturbation.rise import MASK_BATCH_SIZE
 from seewhy.methods.perturbation.segments import segment_labels
 from seewhy.methods.queries import Attribution
 from seewhy.results import Evaluations
 from seewhy.targets.scoring import compute_scores, score_gradients, score_values
 from seewhy.tracing.attention import attention_per_sample
-from seewhy.tracing.backward_rules import BackwardRule, apply_backward_rule, find_rectifiers
+from seewhy.tracing.backward_rules import Rectifiers, apply_backward_rules, find_rectifiers
 from seewhy.tracing.biases import record_biases
 from seewhy.tracing.forward import run_forward
+from seewhy.tracing.linear_ops import nonlinear_ops
+from seewhy.tracing.recorded_ops import RecordedPass, nonlinear_ops_with_values, record_elementwise_calls
+from seewhy.types import VALUES_AT_OP
 
 from .baselines import resolve_baseline, resolve_fill, resolve_references
 from .batch import (
@@ -41,54 +42,133 @@ if TYPE_CHECKING:
 
     from seewhy.axes.layout import FeatureLayout
     from seewhy.model import Model
+    from seewhy.targets.scoring import TargetScore
     from seewhy.tracing.attention import AttentionWeights
-    from seewhy.types import Inputs
+    from seewhy.types import BackwardRule, Inputs
 
 
 def input_gradients(context: BatchContext, methods: list[RequestedMethod]) -> list[MethodResult]:
-    """Compute gradients at the input: one backward pass per backward rule and target, from one forward pass."""
-    rules = [_rule(requested) for requested in methods]
-    rectifiers = find_rectifiers(context.forward_pass.output) if any(rules) else None
-    gradients = {}
-    distinct = list(dict.fromkeys(rules))
-    for rule in distinct:
-        with apply_backward_rule(rectifiers, rule):
-            gradients[rule] = score_gradients(
-                context.scores, context.forward_pass.x, context.model, free_graph=rule is distinct[-1]
+    """Compute gradients at the input: one backward pass per set of backward rules and target, from one forward pass.
+
+    Raises:
+        OptionError: a backward rule reads more than gradients.
+    """
+    for requested in methods:
+        if any(set(rule.reads) & set(VALUES_AT_OP) for rule in requested.method.rules):
+            raise OptionError(
+                f"a backward rule of {requested.name} reads the input or output of an op, which the family "
+                "'input_gradient' does not record: use the family 'recorded_gradient'."
             )
-    rescaled = torch.stack([score.rescaled for score in context.scores], 1)
-    notes = () if not rescaled.any() else (
-        f"the score is saturated: the factor s(1-s) underflows and was omitted for {int(rescaled.sum())} maps, which "
-        "changes their unit only",
-    )  # fmt: skip
+    x = context.forward_pass.x
+    distinct = list(dict.fromkeys(one.method.rules for one in methods))
+    by_rules = {rules: _rule_gradient(context, rules, free_graph=rules is distinct[-1]) for rules in distinct}
     results = []
-    for requested, rule in zip(methods, rules, strict=True):
-        x = context.forward_pass.x.detach()
-        if rule is None:
-            attribution = Attribution(bind_kernel(requested, x=x, gradient=gradients[None])(), notes=notes)
-        else:
-            attribution = Attribution(gradients[rule], notes=notes + (rectifiers.notes if rectifiers else ()))
-        backward = gradients[rule].shape[0] * gradients[rule].shape[1]
-        results.append(MethodResult(attribution, Evaluations(len(x), backward)))
+    for requested in methods:
+        gradient, notes = by_rules[requested.method.rules]
+        values = {"x": x.detach(), "gradient": gradient, "score": score_values(context.scores)}
+        attribution = _with_notes(bind_kernel(requested, **values)(), _saturation_notes(context) + notes)
+        results.append(MethodResult(attribution, Evaluations(len(x), len(x) * len(context.scores))))
     return results
 
 
-def _rule(requested: RequestedMethod) -> BackwardRule | None:
-    """Return the backward rule of a method, or None for ordinary backpropagation."""
-    if requested.method.family != "rectifier_rule":
-        return None
-    return partial(requested.method.kernel, **requested.options) if requested.options else requested.method.kernel
+def _rule_gradient(
+    context: BatchContext, rules: tuple[BackwardRule, ...], *, free_graph: bool
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Return the gradient at the input with these rules at rectifiers, and notes on the rectifiers."""
+    rectifiers = find_rectifiers(context.forward_pass.output) if rules else Rectifiers([], ())
+    with apply_backward_rules(rectifiers.ops, rules):
+        return (
+            score_gradients(context.scores, context.forward_pass.x, context.model, free_graph=free_graph),
+            rectifiers.notes,
+        )
+
+
+def _saturation_notes(context: BatchContext) -> tuple[str, ...]:
+    count = sum(int(score.rescaled.sum()) for score in context.scores)
+    return () if not count else (
+        f"the score is saturated: the factor s(1-s) underflows and was omitted for {count} maps, which changes their "
+        "unit only",
+    )  # fmt: skip
+
+
+def _with_notes(result: Any, notes: tuple[str, ...]) -> Attribution:
+    """Return the result of a kernel, a tensor or an attribution, as an attribution with more notes."""
+    attribution = result if isinstance(result, Attribution) else Attribution(result)
+    return attribution._replace(notes=notes + attribution.notes)
+
+
+def recorded_gradients(context: BatchContext, methods: list[RequestedMethod]) -> list[MethodResult]:
+    """Compute gradients at the input with backward rules that read the inputs and outputs of ops.
+
+    This takes a forward pass of its own, which records them, and another one for the baseline if a rule reads its
+    values too.
+    """
+    return [_recorded_gradient(context, requested) for requested in methods]
+
+
+def _recorded_gradient(context: BatchContext, requested: RequestedMethod) -> MethodResult:
+    x, rules, notes = context.forward_pass.x.detach(), requested.method.rules, _saturation_notes(context)
+    baseline = reference = reference_score = None
+    if any(name.startswith("reference_") for rule in rules for name in rule.reads):
+        _check_score_is_linear(context, requested)
+        baseline = requested.options.get("baseline")  # resolved, if the method has this option
+        if baseline is None:
+            baseline, note = resolve_baseline(context.model, x, None)
+            notes += (note,)
+    leaf, scores, recorded = _recorded_pass(context, x)
+    if baseline is not None:
+        _check_linear_elsewhere(context, requested, recorded, leaf)
+        _, reference_scores, reference = _recorded_pass(context, baseline)
+        reference_score = score_values(reference_scores)
+    with apply_backward_rules(nonlinear_ops_with_values(recorded, reference), rules):
+        gradient = score_gradients(scores, leaf, context.model)
+    values = {"x": x, "gradient": gradient, "score": score_values(scores), "reference_score": reference_score}
+    passes = 2 if baseline is None else 3
+    cost = Evaluations(passes * len(x), len(x) * len(scores))
+    return MethodResult(_with_notes(bind_kernel(requested, **values)(), notes), cost)
+
+
+def _recorded_pass(context: BatchContext, x: Inputs) -> tuple[Inputs, list[TargetScore], RecordedPass]:
+    """Run a forward pass that records elementwise calls; return the leaf of its graph, the scores and the record."""
+    with record_elementwise_calls() as calls:
+        done = run_forward(context.model, x, graph=True, reduction_layer=context.reduction_layer)
+        scores = compute_scores(context.targets, done.target_output, context.model)
+    context.advance(len(x))
+    return done.x, scores, RecordedPass([score.tensor for score in scores], calls)
+
+
+def _check_score_is_linear(context: BatchContext, requested: RequestedMethod) -> None:
+    if context.targets.score != "logit":
+        raise OptionError(
+            f"score={context.targets.score!r}: {requested.name} is not defined for the log-sum-exp over classes in it. "
+            "Use score='logit', a difference of classes such as target=lambda output: output[:, 3] - output[:, 7], or "
+            "integrated_gradients."
+        )
+
+
+def _check_linear_elsewhere(
+    context: BatchContext, requested: RequestedMethod, recorded: RecordedPass, leaf: Inputs
+) -> None:
+    """Refuse a network with nonlinear ops for which the method has no rule."""
+    names = nonlinear_ops(recorded, leaf, {kind for rule in requested.method.rules for kind in rule.ops})
+    if names:
+        hint = " If softmax is the last operation, give the layer before it as reduction_layer."
+        raise ModelError(
+            f"{requested.name} is defined for networks of linear operations, elementwise nonlinear functions and max "
+            f"pooling, but {context.model.name} contains {'; '.join(names)}. Methods that work: gradient, "
+            f"input_x_gradient, integrated_gradients, occlusion.{hint * ('softmax' in names)}"
+        )
 
 
 def guided_layers(context: BatchContext, methods: list[RequestedMethod]) -> list[MethodResult]:
-    """Compute the values of `layer_gradients` and the guided gradient at the input, from the same forward pass."""
+    """Compute the values of `layer_gradients` and the gradient at the input with the rules of each method."""
     values, notes = _layer_values(context)
-    rectifiers = find_rectifiers(context.forward_pass.output)
-    x, k = context.forward_pass.x, len(context.scores)
-    with apply_backward_rule(rectifiers, guided_backprop):
-        values["guided_gradient"] = score_gradients(context.scores, x, context.model, free_graph=False)
-    cost, notes = Evaluations(len(x), 2 * len(x) * k), notes + rectifiers.notes
-    return [MethodResult(Attribution(bind_kernel(one, **values)(), notes=notes), cost) for one in methods]
+    n, results = len(context.forward_pass.x), []
+    for requested in methods:
+        gradient, rule_notes = _rule_gradient(context, requested.method.rules, free_graph=False)
+        attribution = _with_notes(bind_kernel(requested, guided_gradient=gradient, **values)(), notes + rule_notes)
+        results.append(MethodResult(attribution, Evaluations(n, 2 * n * len(context.scores))))
+    return results
 
 
 def full_gradients(context: BatchContext, methods: list[RequestedMethod]) -> list[MethodResult]:
@@ -148,9 +228,7 @@ def layer_gradients(context: BatchContext, methods: list[RequestedMethod]) -> li
     results = []
     for requested in methods:
         uses_gradients = "gradients" in requested.method.reads
-        attribution = bind_kernel(requested, **values)()
-        attribution = attribution if isinstance(attribution, Attribution) else Attribution(attribution)
-        attribution = attribution._replace(notes=attribution.notes + notes * uses_gradients)
+        attribution = _with_notes(bind_kernel(requested, **values)(), notes * uses_gradients)
         results.append(MethodResult(attribution, Evaluations(n, n * k * uses_gradients)))
     return results
 
@@ -275,11 +353,11 @@ def _draws_numbers(requested: RequestedMethod) -> bool:
 
 FAMILIES = {
     "layer_gradient": Family(layer_gradients, uses_layer=True),
-    "layer_and_rule": Family(guided_layers, needs_input_graph=True, uses_layer=True, uses_rules=True),
+    "layer_and_rule": Family(guided_layers, needs_input_graph=True, uses_layer=True),
     "layer_scores": Family(run_query_methods, uses_layer=True),
     "attention": Family(attention_maps, needs_input_graph=True, uses_attention=True),
     "input_gradient": Family(input_gradients, needs_input_graph=True, frees_graph=True),
-    "rectifier_rule": Family(input_gradients, needs_input_graph=True, frees_graph=True, uses_rules=True),
+    "recorded_gradient": Family(recorded_gradients, own_graphs=True, resolvers={"baseline": _resolve_baseline}),
     "full_gradient": Family(full_gradients, own_graphs=True),
     "masked_scores": Family(
         run_query_methods,

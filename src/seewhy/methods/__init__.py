@@ -16,13 +16,14 @@ from .cam.fullgrad import fullgrad
 from .cam.gradcam import gradcam, gradcam_plus_plus, guided_gradcam, hirescam, layercam, xgradcam
 from .cam.masked import ablationcam, recipro_cam, scorecam
 from .controls.controls import centre, edges, random
+from .gradient.deeplift import RESCALE_RULE, deeplift
 from .gradient.expected_gradients import expected_gradients
 from .gradient.gradient import gradient
-from .gradient.guided_backprop import guided_backprop
+from .gradient.guided_backprop import GUIDED_RULE, guided_backprop
 from .gradient.input_x_gradient import input_x_gradient
 from .gradient.integrated_gradients import integrated_gradients
 from .gradient.smoothgrad import smoothgrad, vargrad
-from .gradient.zeiler_fergus import zeiler_fergus
+from .gradient.zeiler_fergus import DECONVNET_RULE, zeiler_fergus
 from .method import Method
 from .perturbation.kernel_shap import kernel_shap
 from .perturbation.lime import lime
@@ -61,17 +62,29 @@ METHODS: dict[str, Method] = {
     ),
     "guided_backprop": Method(
         guided_backprop,
-        "rectifier_rule",
+        "input_gradient",
         "Guided backprop",
         "Springenberg et al. 2015, sec. 3.4",
+        rules=(GUIDED_RULE,),
         aliases=("guided_backpropagation",),
     ),
     "zeiler_fergus": Method(
         zeiler_fergus,
-        "rectifier_rule",
+        "input_gradient",
         "Zeiler-Fergus",
         "Zeiler and Fergus 2014, sec. 2.1",
+        rules=(DECONVNET_RULE,),
         aliases=("deconvnet", "deconvolution"),
+    ),
+    "deeplift": Method(
+        deeplift,
+        "recorded_gradient",
+        "DeepLIFT",
+        "Shrikumar et al. 2017, Learning important features through propagating activation differences, eq. 1, 3, sec. "
+        "3.5.1",
+        complete=True,
+        rules=(RESCALE_RULE,),
+        aliases=("deeplift_rescale",),
     ),
     "integrated_gradients": Method(
         integrated_gradients,
@@ -157,6 +170,7 @@ METHODS: dict[str, Method] = {
         "Guided Grad-CAM",
         "Selvaraju et al. 2017, sec. 3.2",
         requires=LAYER_CAPABILITIES,
+        rules=(GUIDED_RULE,),
     ),
     "fullgrad": Method(
         fullgrad,

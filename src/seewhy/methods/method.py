@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args,
 
 from seewhy.errors import OptionError, check_choice, unknown_name_error
 from seewhy.maps import absolute_sum
-from seewhy.types import Capability, Range
+from seewhy.types import BackwardRule, Capability, Range, positional_parameters
 
 if TYPE_CHECKING:
     from seewhy.types import Maps, Values
@@ -30,6 +30,7 @@ class Method:
         reduce: function that reduces the channels of the raw result to one map.
         complete: whether the attributions sum to score - baseline score.
         class_agnostic: whether the map is the same for every class by definition.
+        rules: backward rules, for families that compute a gradient at the input; without rules it is the ordinary one.
         aliases: other names of the method, such as "saliency"; case, "-", "_" and spaces do not matter.
     """
 
@@ -42,6 +43,7 @@ class Method:
     reduce: Callable[[Values], Maps] = absolute_sum
     complete: bool = False
     class_agnostic: bool = False
+    rules: tuple[BackwardRule, ...] = ()
     aliases: tuple[str, ...] = ()
 
     @property
@@ -52,7 +54,7 @@ class Method:
     @property
     def reads(self) -> tuple[str, ...]:
         """Names of the kernel's positional parameters: the values that its family must pass."""
-        return tuple(n for n, p in _parameters(self).items() if p.kind is not p.KEYWORD_ONLY)
+        return positional_parameters(self.kernel)
 
     @property
     def options(self) -> Mapping[str, Option]:

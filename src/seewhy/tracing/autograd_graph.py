@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 
+# Operations inside a scripted graph, or inside a custom autograd function (compiled and checkpointed code), are not
+# recorded one by one.
+SCRIPTED_NODE = "DifferentiableGraphBackward"
 BATCH_NORM_NODE = "NativeBatchNormBackward0"
 # Nodes that only move or copy values (dropout does in evaluation mode).
 VALUE_PRESERVING_NODES = {f"{name}Backward{i}" for i in (0, 1) for name in (
@@ -30,6 +35,17 @@ def nodes_reachable_from(nodes: list[Any], without: Node | None = None) -> set[A
                 reached.add(following)
                 pending.append(following)
     return reached
+
+
+def opaque_nodes(nodes: Iterable[Any]) -> list[str]:
+    """Names of the nodes whose operations are not recorded one by one, sorted."""
+    opaque = {n.name() for n in nodes if isinstance(n, BackwardCFunction) or SCRIPTED_NODE in n.name()}
+    return sorted(name.split("::")[-1] for name in opaque)
+
+
+def op_name(node: Any) -> str:
+    """The name of a node without namespace and suffix, such as "Addmm"."""
+    return re.sub(r"Backward\w*$", "", node.name().split("::")[-1])
 
 
 def fix_batch_norm_gradients(outputs: Iterable[Tensor]) -> None:

@@ -1,26 +1,22 @@
-"""Backward rules of rectifiers, applied by hooks on the autograd graph of one ordinary forward pass.
-
-A rule is a function (grad_input, grad_output) -> modified gradient with respect to the rectifier's input, where
-`grad_output` is dL/dZ at the rectifier's output and `grad_input` = slope(X) · dL/dZ is its ordinary gradient.
-The model itself is not modified.
-"""
+"""Backward rules, applied by hooks on the autograd graph of one ordinary forward pass. The model is not modified."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 
 from seewhy.errors import ModelError
+from seewhy.types import BackwardRule
 
+from .autograd_graph import opaque_nodes
 from .outputs import iter_tensors
-
-BackwardRule = Callable[[Tensor, Tensor], Tensor]
+from .recorded_ops import NonlinearOp
 
 # Nodes that are always rectifiers. (An in-place ReLU records the same node.)
 RECTIFIER_NODES = {"ReluBackward0", "LeakyReluBackward0", "PreluKernelBackward0", "RreluWithNoiseBackward0"}
@@ -35,15 +31,12 @@ LOWER_BOUND_ATTRIBUTES = {
 SMOOTH_ACTIVATION_NODES = {
     f"{n}Backward0" for n in ("Gelu", "Silu", "Mish", "Elu", "Softplus", "Hardswish", "Celu", "Selu")
 }
-# Operations inside a scripted graph, or inside a custom autograd function (compiled and checkpointed code), are not
-# recorded one by one.
-SCRIPTED_NODE = "DifferentiableGraphBackward"
 
 
 class Rectifiers(NamedTuple):
-    """The rectifier nodes of one recorded forward pass, and notes for the reader of the map."""
+    """The rectifiers of one recorded forward pass, and notes for the reader of the map."""
 
-    nodes: list[Node]
+    ops: list[NonlinearOp]
     notes: tuple[str, ...]
 
 
@@ -54,15 +47,13 @@ def find_rectifiers(output: Any) -> Rectifiers:
         ModelError: the graph contains nodes whose operations were not recorded, or smooth activations and no rectifier.
     """
     nodes = list(_graph_nodes(output))
-    opaque = sorted(
-        {n.name().split("::")[-1] for n in nodes if isinstance(n, BackwardCFunction) or SCRIPTED_NODE in n.name()}
-    )
+    opaque = opaque_nodes(nodes)
     if opaque:
         raise ModelError(
             f"the recorded graph contains {', '.join(opaque)}, inside which rectifiers cannot be found, so a guided "
             "map could silently be the plain gradient. Use the original, uncompiled network, or method 'gradient'."
         )
-    matched = [n for n in nodes if _is_rectifier(n)]
+    matched = [NonlinearOp(n, {}) for n in nodes if _is_rectifier(n)]
     smooth = Counter(n.name().removesuffix("Backward0") for n in nodes if n.name() in SMOOTH_ACTIVATION_NODES)
     listed = ", ".join(f"{count} {name}" for name, count in sorted(smooth.items()))
     if smooth and not matched:
@@ -79,20 +70,27 @@ def find_rectifiers(output: Any) -> Rectifiers:
 
 
 @contextmanager
-def apply_backward_rule(rectifiers: Rectifiers | None, rule: BackwardRule | None) -> Iterator[None]:
-    """Context manager: backward passes through these rectifiers apply the rule; None: ordinary backpropagation."""
-
-    def hook(grad_inputs: tuple[Tensor | None, ...], grad_outputs: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
-        first = grad_inputs[0]
-        return (first if first is None or rule is None else rule(first, grad_outputs[0]), *grad_inputs[1:])
-
-    nodes = rectifiers.nodes if rectifiers is not None and rule is not None else []
-    handles = [node.register_hook(hook) for node in nodes]
-    try:
+def apply_backward_rules(ops: Iterable[NonlinearOp], rules: Sequence[BackwardRule]) -> Iterator[None]:
+    """Context manager: at each op, backward passes apply the first rule for ops of its kind, if there is one."""
+    with ExitStack() as stack:
+        for op in ops:
+            kinds = {"max_pool"} if op.scatter else {"elementwise", *["rectifier"] * _is_rectifier(op.node)}
+            rule = next((rule for rule in rules if kinds & set(rule.ops)), None)
+            if rule is not None:
+                stack.callback(op.node.register_hook(partial(_modified_gradients, op, rule)).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
+
+
+def _modified_gradients(
+    op: NonlinearOp, rule: BackwardRule, grad_inputs: tuple[Tensor | None, ...], grad_outputs: tuple[Tensor, ...]
+) -> tuple[Tensor | None, ...]:
+    """The gradients at the inputs of an op, of which the first is that of the rule; called by torch."""
+    grad_input, *others = grad_inputs
+    if grad_input is None:
+        return grad_inputs
+    gradients = {"grad_output": grad_outputs[0], "grad_input": grad_outputs[0] if op.scatter else grad_input}
+    modified = rule.fn(*(gradients[name] if name in gradients else op.values[name]() for name in rule.reads))
+    return op.scatter(modified) if op.scatter else modified, *others
 
 
 def _graph_nodes(output: Any) -> Iterator[Node]:
@@ -107,19 +105,19 @@ def _graph_nodes(output: Any) -> Iterator[Node]:
                 pending.append(following)
 
 
-def nearest_rectifiers(output: Any) -> Rectifiers:
+def nearest_rectifiers(output: Any) -> list[NonlinearOp]:
     """The rectifiers from which an output can be reached without passing another rectifier."""
     nearest, pending = [], [t.grad_fn for t in iter_tensors(output) if t.grad_fn is not None]
     reached = set(pending)
     while pending:
         node = pending.pop()
         if _is_rectifier(node):
-            nearest.append(node)
+            nearest.append(NonlinearOp(node, {}))
             continue
         new = [following for following, _ in node.next_functions if following is not None and following not in reached]
         reached.update(new)
         pending += new
-    return Rectifiers(nearest, ())
+    return nearest
 
 
 def is_activation(node: Node) -> bool:
