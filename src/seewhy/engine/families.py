@@ -10,9 +10,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch.autograd.graph import get_gradient_edge
 
 from seewhy.axes.layout import to_feature_grid
 from seewhy.errors import ModelError
+from seewhy.feature_layers.selection import lies_on_all_paths
+from seewhy.methods import METHODS
 from seewhy.methods.gradient.guided_backprop import guided_backprop
 from seewhy.methods.queries import Attribution
 from seewhy.results import Evaluations
@@ -21,6 +24,7 @@ from seewhy.tracing.attention import attention_per_sample
 from seewhy.tracing.backward_rules import BackwardRule, apply_backward_rule, find_rectifiers
 from seewhy.tracing.biases import record_biases
 from seewhy.tracing.forward import run_forward
+from seewhy.tracing.pooled_head import pooled_head_violation
 
 from .batch import BatchContext, MethodResult, RequestedMethod, call_kernel, feature_activations
 from .query_driver import run_query_methods
@@ -129,13 +133,58 @@ def _join_targets(attributions: list[Attribution]) -> Attribution:
 
 def layer_gradients(context: BatchContext, methods: list[RequestedMethod]) -> list[MethodResult]:
     """Compute activations [N, C, *S'] of the feature layer and the gradients of all targets there [N, K, C, *S']."""
-    any_gradients = any("gradients" in requested.method.reads for requested in methods)
+    any_gradients = any("gradients" in requested.method.kernel_inputs for requested in methods)
     values, notes = _layer_values(context) if any_gradients else ({"activations": feature_activations(context)}, ())
+    return _call_layer_kernels(context, methods, values, notes)
+
+
+def pooled_head_gradients(context: BatchContext, methods: list[RequestedMethod]) -> list[MethodResult]:
+    """Compute the values of `layer_gradients`, if the score is a linear layer of the mean over the layer's positions.
+
+    Raises:
+        ModelError: the score is computed otherwise.
+    """
+    values, notes = _layer_values(context)
+    reason = _pooled_head_violation(context, values["gradients"])
+    if reason:
+        works = ", ".join(name for name, m in METHODS.items() if m.family == "layer_gradient")
+        raise ModelError(
+            f"{methods[0].name} needs a network that computes the score from layer {context.feature_layer.name!r} by "  # type: ignore[union-attr]
+            f"the mean over its positions and one linear layer, but {reason}. Name the layer before the mean as "
+            f"feature_layer, if there is one, or use {works}."
+        )
+    return _call_layer_kernels(context, methods, values, notes)
+
+
+def _pooled_head_violation(context: BatchContext, gradients: Tensor) -> str | None:
+    """Return why the score is not a linear layer of the mean over the feature layer's positions; None: it is."""
+    layer, features = context.feature_layer, context.forward_pass.features
+    assert layer is not None and layer.where is not None and features is not None
+    if context.targets.score != "logit":
+        return f"score={context.targets.score!r} is not linear in the logits: use score='logit'"
+    nodes = [score.tensor.grad_fn for score in context.scores if score.tensor.grad_fn is not None]
+    reason = pooled_head_violation(nodes, get_gradient_edge(features).node)
+    if reason is not None:
+        return reason
+    if layer.where.prefix:
+        return f"the layer has {layer.where.prefix} tokens that are not positions"
+    flat = gradients.flatten(3)
+    if bool((flat.amax(3) - flat.amin(3) > 100 * torch.finfo(flat.dtype).eps * flat.abs().amax(3)).any()):
+        return "the positions have different weights"
+    if not lies_on_all_paths(context.model, context.forward_pass.x.detach(), layer.name, context.reduction_layer):
+        return "other paths from the input to the score bypass it"
+    return None
+
+
+def _call_layer_kernels(
+    context: BatchContext, methods: list[RequestedMethod], values: dict[str, Any], notes: tuple[str, ...]
+) -> list[MethodResult]:
+    """Call kernels with activations, and gradients there; `notes` are those on the gradients."""
     values["score"] = score_values(context.scores)
     n, k = len(context.forward_pass.x), len(context.scores)
     results = []
     for requested in methods:
-        uses_gradients = "gradients" in requested.method.reads
+        uses_gradients = "gradients" in requested.method.kernel_inputs
         attribution = call_kernel(requested, **values)
         attribution = attribution if isinstance(attribution, Attribution) else Attribution(attribution)
         attribution = attribution._replace(notes=attribution.notes + notes * uses_gradients)
@@ -165,7 +214,7 @@ def attention_maps(context: BatchContext, methods: list[RequestedMethod]) -> lis
     plan, done = context.attention_plan, context.forward_pass
     assert plan is not None
     attentions = attention_per_sample(context.attentions, plan, len(done.x), context.model)
-    reads = {name for requested in methods for name in requested.method.reads}
+    reads = {name for requested in methods for name in requested.method.kernel_inputs}
     values: dict[str, Any] = {"attentions": [attention.weights for attention in attentions]}
     mean_token_gradients = _mean_token_gradients(context, plan.attention_count) if "block_gradients" in reads else []
     by_target: list[list[Attribution]] = [[] for _ in methods]
@@ -185,7 +234,7 @@ def attention_maps(context: BatchContext, methods: list[RequestedMethod]) -> lis
         independent = (~used.any(1)).nonzero().flatten().tolist()
         notes = tuple(f"the score of sample {n}, target {k} does not depend on the last attention" for n in independent)
         for attributions, requested in zip(by_target, methods, strict=True):
-            tokens = call_kernel(requested, **{name: values[name] for name in requested.method.reads})
+            tokens = call_kernel(requested, **{name: values[name] for name in requested.method.kernel_inputs})
             attributions.append(Attribution(_tokens_on_grid(tokens, plan.patch_layout), notes=notes))
     cost = Evaluations(len(done.x), len(done.x) * len(context.scores))
     return [MethodResult(_join_targets(attributions), cost) for attributions in by_target]
@@ -229,6 +278,7 @@ class Family(NamedTuple):
     run: Callable[[BatchContext, list[RequestedMethod]], list[MethodResult]]
     needs_input_graph: bool = False  # an autograd graph back to the input
     uses_layer: bool = False  # the activations of the feature layer
+    needs_pooled_head: bool = False  # after the feature layer, only the mean over positions and one linear layer
     uses_rules: bool = False  # backward rules of rectifiers
     uses_attention: bool = False  # the weights of all attentions
     own_graphs: bool = False  # its own forward passes keep graphs back to the input, which need more memory
@@ -237,6 +287,7 @@ class Family(NamedTuple):
 # in order of execution: "input_gradient" and "rectifier_rule" free the shared graph
 FAMILIES = {
     "layer_gradient": Family(layer_gradients, uses_layer=True),
+    "pooled_head": Family(pooled_head_gradients, uses_layer=True, needs_pooled_head=True),
     "layer_and_rule": Family(guided_layers, needs_input_graph=True, uses_layer=True, uses_rules=True),
     "layer_scores": Family(run_query_methods, uses_layer=True),
     "attention": Family(attention_maps, needs_input_graph=True, uses_attention=True),

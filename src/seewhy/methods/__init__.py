@@ -43,6 +43,7 @@ __all__ = [
 
 DEFAULT_METHOD = "gradcam"
 LAYER_CAPABILITIES = Capability.SCORES | Capability.GRADIENTS | Capability.LAYERS
+_FEW_SEGMENTS = {"segments": "grid", "features": 9}  # quick options of methods with segments
 
 METHODS: dict[str, Method] = {
     "gradient": Method(
@@ -50,6 +51,7 @@ METHODS: dict[str, Method] = {
         "input_gradient",
         "Gradient",
         "Simonyan et al. 2014, sec. 3.1",
+        signed=True,
         aliases=("saliency", "vanilla_gradient", "gradient_explanation", "autodiff", "backprop"),
     ),
     "input_x_gradient": Method(
@@ -57,6 +59,7 @@ METHODS: dict[str, Method] = {
         "input_gradient",
         "Input × gradient",
         "Shrikumar et al. 2016, sec. 3",
+        signed=True,
         aliases=("gradient_x_input", "gradient_times_input", "input_times_gradient"),
     ),
     "guided_backprop": Method(
@@ -64,6 +67,7 @@ METHODS: dict[str, Method] = {
         "rectifier_rule",
         "Guided backprop",
         "Springenberg et al. 2015, sec. 3.4",
+        signed=True,
         aliases=("guided_backpropagation",),
     ),
     "zeiler_fergus": Method(
@@ -71,6 +75,7 @@ METHODS: dict[str, Method] = {
         "rectifier_rule",
         "Zeiler-Fergus",
         "Zeiler and Fergus 2014, sec. 2.1",
+        signed=True,
         aliases=("deconvnet", "deconvolution"),
     ),
     "integrated_gradients": Method(
@@ -78,7 +83,9 @@ METHODS: dict[str, Method] = {
         "path_gradient",
         "Integrated gradients",
         "Sundararajan et al. 2017, eq. 1",
+        signed=True,
         complete=True,
+        quick_options={"steps": 3},
         aliases=("ig", "integrated_gradient"),
     ),
     "smoothgrad": Method(
@@ -86,6 +93,8 @@ METHODS: dict[str, Method] = {
         "path_gradient",
         "SmoothGrad",
         "Smilkov et al. 2017, sec. 3",
+        signed=True,
+        quick_options={"samples": 4},
     ),
     "vargrad": Method(
         vargrad,
@@ -93,13 +102,16 @@ METHODS: dict[str, Method] = {
         "VarGrad",
         "Adebayo et al. 2018, Local explanation methods for deep neural networks lack sensitivity to parameter "
         "values, sec. 2",
+        quick_options={"samples": 4},
     ),
     "expected_gradients": Method(
         expected_gradients,
         "path_gradient",
         "Expected gradients",
         "Erion et al. 2021, eq. 3",
+        signed=True,
         complete=True,
+        quick_options={"samples": 4},
     ),
     "gradcam": Method(
         gradcam,
@@ -125,6 +137,7 @@ METHODS: dict[str, Method] = {
         "Draelos and Carin 2020, eq. 3",
         requires=LAYER_CAPABILITIES,
         reduce=channel_sum,
+        signed=True,
     ),
     "layercam": Method(
         layercam,
@@ -141,14 +154,16 @@ METHODS: dict[str, Method] = {
         "Fu et al. 2020, eq. 8",
         requires=LAYER_CAPABILITIES,
         reduce=channel_sum,
+        signed=True,
     ),
     "eigencam": Method(
         eigencam,
         "layer_gradient",
         "EigenCAM",
         "Muhammad and Yeasin 2020, eq. 4",
-        requires=LAYER_CAPABILITIES,
+        requires=Capability.SCORES | Capability.LAYERS,
         reduce=channel_sum,
+        signed=True,
         class_agnostic=True,
     ),
     "guided_gradcam": Method(
@@ -157,6 +172,7 @@ METHODS: dict[str, Method] = {
         "Guided Grad-CAM",
         "Selvaraju et al. 2017, sec. 3.2",
         requires=LAYER_CAPABILITIES,
+        signed=True,
     ),
     "fullgrad": Method(
         fullgrad,
@@ -171,7 +187,7 @@ METHODS: dict[str, Method] = {
         "layer_scores",
         "Score-CAM",
         "Wang et al. 2020, algorithm 1",
-        requires=LAYER_CAPABILITIES,
+        requires=Capability.SCORES | Capability.LAYERS,
         reduce=channel_sum,
     ),
     "ablationcam": Method(
@@ -179,7 +195,7 @@ METHODS: dict[str, Method] = {
         "layer_scores",
         "Ablation-CAM",
         "Ramaswamy and Desai 2020, eq. 3, 4",
-        requires=LAYER_CAPABILITIES,
+        requires=Capability.SCORES | Capability.LAYERS,
         reduce=channel_sum,
     ),
     "recipro_cam": Method(
@@ -187,8 +203,9 @@ METHODS: dict[str, Method] = {
         "layer_scores",
         "Recipro-CAM",
         "Byun and Lee 2022, eq. 2 to 4",
-        requires=LAYER_CAPABILITIES,
+        requires=Capability.SCORES | Capability.LAYERS,
         reduce=channel_sum,
+        signed=True,
     ),
     "rollout": Method(
         rollout,
@@ -224,6 +241,7 @@ METHODS: dict[str, Method] = {
         "Zeiler and Fergus 2014, sec. 4.2",
         requires=Capability.SCORES,
         reduce=channel_sum,
+        signed=True,
         aliases=("occlusion_sensitivity",),
     ),
     "feature_ablation": Method(
@@ -233,6 +251,8 @@ METHODS: dict[str, Method] = {
         "Zeiler and Fergus 2014, sec. 4.2, with segments",
         requires=Capability.SCORES,
         reduce=channel_sum,
+        signed=True,
+        quick_options=_FEW_SEGMENTS,
         aliases=("ablation",),
     ),
     "lime": Method(
@@ -242,6 +262,8 @@ METHODS: dict[str, Method] = {
         "Ribeiro et al. 2016, eq. 1, sec. 3.4",
         requires=Capability.SCORES,
         reduce=channel_sum,
+        signed=True,
+        quick_options={"samples": 40, **_FEW_SEGMENTS},
         aliases=("image_lime",),
     ),
     "rise": Method(
@@ -251,6 +273,8 @@ METHODS: dict[str, Method] = {
         "Petsiuk et al. 2018, eq. 6",
         requires=Capability.SCORES,
         reduce=channel_sum,
+        signed=True,
+        quick_options={"samples": 20, "cells": 3},
     ),
     "kernel_shap": Method(
         kernel_shap,
@@ -260,6 +284,9 @@ METHODS: dict[str, Method] = {
         "score sampling",
         requires=Capability.SCORES,
         reduce=channel_sum,
+        signed=True,
+        complete=True,
+        quick_options={"samples": 40, **_FEW_SEGMENTS},
         aliases=("shap",),
     ),
     "shapley_sampling": Method(
@@ -270,7 +297,9 @@ METHODS: dict[str, Method] = {
         "Kononenko 2010",
         requires=Capability.SCORES,
         reduce=channel_sum,
+        signed=True,
         complete=True,
+        quick_options={"samples": 4, **_FEW_SEGMENTS},
         aliases=("shapley_value_sampling", "shapley_values_sampling"),
     ),
     # The controls are not marked as class-agnostic: the tests of `seewhy.check` must detect that they are.
@@ -281,6 +310,7 @@ METHODS: dict[str, Method] = {
         "Binder et al. 2023, Shortcomings of top-down randomization-based sanity checks",
         requires=Capability.SCORES,
         reduce=channel_sum,
+        signed=True,
     ),
     "edges": Method(
         edges,
