@@ -11,6 +11,7 @@ import numpy as np
 from .attention import attention_gradient, legrad, rollout
 from .cam import (
     ablationcam,
+    cam,
     eigencam,
     fullgrad,
     gradcam,
@@ -86,6 +87,7 @@ ORACLES = {
         vargrad, {"samples": 5, "sigma": 0.2}, {"sigma": 0.2}, lambda draws: {"noise": draws.normal(0, 5)}
     ),
     "expected_gradients": Oracle(expected_gradients, {"samples": 6, "references": REFERENCES}, draw=_path_points),
+    "cam": Oracle(cam),
     "gradcam": Oracle(gradcam),
     "gradcam++": Oracle(gradcam_plus_plus),
     "hirescam": Oracle(hirescam),

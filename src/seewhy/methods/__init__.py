@@ -11,6 +11,7 @@ from seewhy.types import Capability
 from .attention.attention_gradient import attention_gradient
 from .attention.legrad import legrad
 from .attention.rollout import rollout
+from .cam.cam import cam
 from .cam.eigencam import eigencam
 from .cam.fullgrad import fullgrad
 from .cam.gradcam import gradcam, gradcam_plus_plus, guided_gradcam, hirescam, layercam, xgradcam
@@ -112,6 +113,16 @@ METHODS: dict[str, Method] = {
         signed=True,
         complete=True,
         quick_options={"samples": 4},
+    ),
+    "cam": Method(
+        cam,
+        "pooled_head",
+        "CAM",
+        "Zhou et al. 2016, Learning deep features for discriminative localization, eq. 1, 2",
+        requires=LAYER_CAPABILITIES,
+        reduce=channel_sum,
+        signed=True,
+        aliases=("class_activation_map", "class_activation_mapping"),
     ),
     "gradcam": Method(
         gradcam,
