@@ -144,10 +144,8 @@ def test_cam_refuses_other_heads_with_the_reason(name):
     assert explain_cam(network(head), X, "gradcam", target=1).values.isfinite().all()
 
 
-@pytest.mark.parametrize(
-    ("methods", "reason"), [("cam", "input to the score bypass it"), (["gradient", "cam"], "2 linear layers")]
-)
-def test_cam_refuses_a_path_that_bypasses_the_layer(methods, reason):
+@pytest.mark.parametrize("methods", ["cam", ["gradient", "cam"]])
+def test_cam_refuses_a_path_that_bypasses_the_layer(methods):
     """Also if only the part of the network after the layer is recorded."""
 
     class Bypass(HeadedNetwork):
@@ -155,7 +153,7 @@ def test_cam_refuses_a_path_that_bypasses_the_layer(methods, reason):
             return super().forward(x) + self.side(x.mean((2, 3)))
 
     net = with_random_weights(Bypass(POOLED_HEADS["mean"][0]).double())
-    with pytest.raises(seewhy.ModelError, match=reason):
+    with pytest.raises(seewhy.ModelError, match="other paths from the input to the score bypass it"):
         explain_cam(net, X, methods, target=1)
 
 

@@ -49,6 +49,13 @@ def test_stochastic_methods_depend_on_the_seed_and_others_do_not(name):
     assert torch.equal(first, second) != METHODS[name].stochastic
 
 
+@pytest.mark.parametrize("name", [name for name, m in METHODS.items() if m.family != "input"])
+def test_maps_of_two_classes_are_equal_only_with_class_agnostic_methods(name):
+    """The controls do not depend on the network, but are not marked, so that `check` detects it."""
+    values = seewhy.explain(network_for(name), X, name, target=[0, 2], **METHODS[name].quick_options).values
+    assert torch.equal(values[:, 0], values[:, 1]) == METHODS[name].class_agnostic
+
+
 @pytest.mark.parametrize("name", [name for name, m in METHODS.items() if m.complete])
 def test_complete_methods_sum_to_score_minus_baseline_score(name):
     """The values sum to it up to the reported `convergence_delta`, for a baseline of zeros."""

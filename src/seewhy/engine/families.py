@@ -162,6 +162,8 @@ def _pooled_head_violation(context: BatchContext, gradients: Tensor) -> str | No
     assert layer is not None and layer.where is not None and features is not None
     if context.targets.score != "logit":
         return f"score={context.targets.score!r} is not linear in the logits: use score='logit'"
+    if not lies_on_all_paths(context.model, context.forward_pass.x.detach(), layer.name, context.reduction_layer):
+        return "other paths from the input to the score bypass it"
     nodes = [score.tensor.grad_fn for score in context.scores if score.tensor.grad_fn is not None]
     reason = pooled_head_violation(nodes, get_gradient_edge(features).node)
     if reason is not None:
@@ -171,8 +173,6 @@ def _pooled_head_violation(context: BatchContext, gradients: Tensor) -> str | No
     flat = gradients.flatten(3)
     if bool((flat.amax(3) - flat.amin(3) > 100 * torch.finfo(flat.dtype).eps * flat.abs().amax(3)).any()):
         return "the positions have different weights"
-    if not lies_on_all_paths(context.model, context.forward_pass.x.detach(), layer.name, context.reduction_layer):
-        return "other paths from the input to the score bypass it"
     return None
 
 

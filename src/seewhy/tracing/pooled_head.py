@@ -77,6 +77,5 @@ def operation_name(node: Node) -> str:
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", re.sub(r"(\d)D", r"\1d", name)).lower()
     if words.startswith("scaled_dot_product"):
         return "attention"
-    usual = {"addmm": "linear", "mm": "matmul", "bmm": "matmul", "mv": "matmul", "safe_softmax": "softmax",
-             "accumulate_grad": "a second input"}  # fmt: skip
+    usual = {"addmm": "linear", "mm": "matmul", "bmm": "matmul", "mv": "matmul", "safe_softmax": "softmax"}
     return usual.get(words, words.removeprefix("native_").removesuffix("_with_indices"))
