@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test rows bench conformance evidence matrix lint clean
+.PHONY: demo test rows bench conformance evidence matrix generated lint clean
 
 demo: .venv/demo
 	$(BIN)/seewhy demo --out seewhy-demo
@@ -44,6 +44,10 @@ evidence: .venv/dev
 # every method on every network; about ten minutes, the tests run a part of it
 matrix: .venv/dev
 	$(BIN)/python -m tests.matrix; status=$$?; $(BIN)/python docs/generate.py; exit $$status
+
+# every file that is generated from the table of methods: the matrix rows of new methods, and the docs
+generated: .venv/dev
+	$(BIN)/python -m tests.matrix --new; status=$$?; $(BIN)/python docs/generate.py; exit $$status
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

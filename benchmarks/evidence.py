@@ -26,16 +26,18 @@ from tests.known_answers import (
     answer_error,
     compute_explanation,
     leakage,
+    mosaic_options,
 )
 from tests.networks import with_random_weights
 from torch import nn
 
 import seewhy
+from seewhy.engine.families import FAMILIES
 
 from .marks import unknown_mark_detection, watermark_detection
 from .measure import RESULTS, environment, markdown_table
 from .objects import dependence_and_localization, grid_pointing_game, model_contrast, train_networks
-from .taught import FEATURE_LAYER_METHODS, format_mean
+from .taught import format_mean
 
 # --- known answers
 
@@ -118,31 +120,26 @@ def known_answers():
 
 def mosaics(count=6):
     """Rows of method and fraction of its map outside the cell of the class, for shared and for separate channels."""
-    exact = ["gradient", "input_x_gradient", "guided_backprop", "zeiler_fergus", "integrated_gradients", "smoothgrad",
-             "vargrad", "expected_gradients", "hirescam", "layercam", "guided_gradcam", "fullgrad"]  # fmt: skip
-    pooled = ["gradcam", "gradcam++", "xgradcam", "ablationcam", "recipro_cam", "scorecam", "eigencam"]
-    tokens = ["attention_gradient", "rollout", "legrad"]
-    perturbing = ["occlusion", "feature_ablation", "rise", "lime", "kernel_shap"]
+    methods = {
+        name: FAMILIES[m.family]
+        for name, m in seewhy.METHODS.items()
+        if m.family != "input" and not FAMILIES[m.family].needs_pooled_head  # the heads of mosaics are not pooled
+    }
     shared, separate = defaultdict(list), defaultdict(list)
     for seed in range(count):
         separated, attending = (
             with_random_weights(SeparateMosaic().double(), seed),
             with_random_weights(AttentionMosaic().double(), seed),
         )
-        for method in (*exact, *pooled, *perturbing, *tokens):
+        for method, family in methods.items():
+            # FullGrad spreads each execution of a layer over the whole image: the layers must not be executed per cell
             net = with_random_weights(Mosaic(kernel=1 if method == "fullgrad" else 3).double(), seed)
-            options = {"feature_layer": "two", "upsample": "none"} if method in FEATURE_LAYER_METHODS else {}
-            options |= {"feature_layer": "two"} if method == "guided_gradcam" else {}
-            options |= {"samples": 8} if method in ("smoothgrad", "vargrad", "expected_gradients") else {}
-            options |= {"mask_value": 0} if method in perturbing else {}
-            options |= {"segments": "grid", "features": 16} if method in perturbing[1:] and method != "rise" else {}
-            options |= {"surrogate": "linear"} if method == "lime" else {}
-            options |= {"upsample": "none"} if method in tokens else {}
-            orders = CELL_ORDERS[:1] if method in perturbing else CELL_ORDERS
+            options = mosaic_options(method) | ({"surrogate": "linear"} if method == "lime" else {})
+            orders = CELL_ORDERS[:1] if "mask_value" in options else CELL_ORDERS
             separate[method].append(
-                np.nanmean(leakage(attending if method in tokens else separated, method, orders, **options))
+                np.nanmean(leakage(attending if family.uses_attention else separated, method, orders, **options))
             )
-            if method not in tokens:
+            if not family.uses_attention:
                 shared[method].append(np.nanmean(leakage(net, method, orders, **options)))
         for name, faulty in FAULTY_GRADCAM.items():
             separate[name].append(np.nanmean(leakage(separated, faulty, feature_layer="two", upsample="none")))
@@ -186,7 +183,7 @@ def suppressor_variables(count=10, shown=8):
         x = x.view(-1, 1, side, side)
         for method in ("gradient", "input_x_gradient", "integrated_gradients", "occlusion", "kernel_shap"):
             single_positions = {"segments": torch.arange(side**2).view(side, side), "samples": 256, "mask_value": 0}
-            options = single_positions if method == "kernel_shap" else {}
+            options = single_positions if "segments" in seewhy.METHODS[method].options else {}
             options |= {"mask_size": 1, "stride": 1, "mask_value": 0} if method == "occlusion" else {}
             magnitude = seewhy.explain(net, x, method, target=0, **options).values.abs()[:, 0, 0]
             fraction = (magnitude * uninformative).sum((1, 2)) / magnitude.sum((1, 2))

@@ -6,11 +6,10 @@ from scipy import stats
 from torch import nn
 
 import seewhy
+from seewhy.engine.families import FAMILIES
 
 METHODS = ["gradient", "input_x_gradient", "integrated_gradients", "smoothgrad", "guided_backprop", "gradcam",
            "hirescam", "layercam", "fullgrad", "occlusion", "kernel_shap", "edges", "centre", "random"]  # fmt: skip
-FEATURE_LAYER_METHODS = {"gradcam", "hirescam", "layercam", "gradcam++", "xgradcam", "eigencam", "ablationcam",
-                         "scorecam", "recipro_cam"}  # fmt: skip
 
 
 def mean_and_half_width(values):
@@ -72,7 +71,9 @@ def explain_all(net, x, target=None, window=4, features=49):
         options = {"segments": "grid", "features": features, "samples": 256} if method == "kernel_shap" else {}
         options |= {"mask_size": window, "stride": window // 2} if method == "occlusion" else {}
         options |= {"samples": 20} if method == "smoothgrad" else {}
-        options |= {"feature_layer": "7", "upsample": "linear"} if method in FEATURE_LAYER_METHODS else {}
+        options |= (
+            {"feature_layer": "7", "upsample": "linear"} if FAMILIES[seewhy.METHODS[method].family].uses_layer else {}
+        )
         explanations[method] = seewhy.explain(net, x, method, target=target, **options)
     return explanations
 

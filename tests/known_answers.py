@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import seewhy
+from seewhy.engine.families import FAMILIES
 from seewhy.maps import channel_sum
 from seewhy.methods import LAYER_CAPABILITIES, Method
 from seewhy.methods.cam.gradcam import gradcam
@@ -255,12 +256,10 @@ PICTURE_ORACLES = {
 }
 REFERENCE = (1.0, 0.5, 0.25)  # the only reference of expected gradients
 SAMPLES = 1000
-OPTIONS = {
+OPTIONS = {  # of the known answers; every method masks with zeros
     "smoothgrad": {"samples": 100, "sigma": 0.5}, "vargrad": {"samples": 100, "sigma": 0.5},
-    "occlusion": {"mask_size": 1, "stride": 1, "mask_value": 0}, "feature_ablation": {"mask_value": 0},
-    "kernel_shap": {"mask_value": 0, "samples": 64}, "rise": {"mask_value": 0, "samples": SAMPLES},
-    "lime": {"mask_value": 0, "surrogate": "linear", "samples": SAMPLES},
-    "shapley_sampling": {"mask_value": 0, "samples": 100},
+    "occlusion": {"mask_size": 1, "stride": 1}, "kernel_shap": {"samples": 64}, "rise": {"samples": SAMPLES},
+    "lime": {"surrogate": "linear", "samples": SAMPLES}, "shapley_sampling": {"samples": 100},
     "expected_gradients": {"samples": 100},
 }  # fmt: skip
 
@@ -366,15 +365,13 @@ KNOWN_ANSWERS = {
 
 def compute_explanation(answer, dtype=torch.float64):
     """The explanation that seewhy computes."""
-    options = dict(OPTIONS.get(answer.method, {}))
+    method = seewhy.METHODS[answer.method]
+    options = {"mask_value": 0} if "mask_value" in method.options else {}
+    options |= OPTIONS.get(answer.method, {})
     if answer.function in NETWORKS:
-        if answer.method == "feature_ablation":
-            options["segments"] = torch.arange(SIZE[0] * SIZE[1]).view(SIZE)
-        if answer.method in ("kernel_shap", "shapley_sampling"):
-            options["segments"] = torch.arange(SIZE[0] * SIZE[1]).view(SIZE)
-        net = NETWORKS[answer.function]
-        options |= LAYER_OPTIONS.get(answer.method, {})
-        return seewhy.explain(net, PICTURE, answer.method, target=1, upsample="none", **options)
+        options |= {"segments": torch.arange(SIZE[0] * SIZE[1]).view(SIZE)} if "segments" in method.options else {}
+        options |= {"feature_layer": "1"} if FAMILIES[method.family].uses_layer else {}
+        return seewhy.explain(NETWORKS[answer.function], PICTURE, answer.method, target=1, upsample="none", **options)
     if answer.function in UNIFORM_ATTENTION:
         return seewhy.explain(UNIFORM_ATTENTION[answer.function], PICTURE, answer.method, target=1, upsample="none")
     known = FUNCTIONS[answer.function]
@@ -386,11 +383,6 @@ def compute_explanation(answer, dtype=torch.float64):
     if answer.method == "rise":
         options["cells"] = max(2, len(known.x))  # every feature is masked independently
     return seewhy.explain(known.f, x, answer.method, **options)
-
-
-LAYER_METHODS = ("gradcam", "gradcam++", "hirescam", "layercam", "xgradcam", "eigencam", "guided_gradcam", "scorecam",
-                 "ablationcam", "recipro_cam")  # fmt: skip
-LAYER_OPTIONS = {name: {"feature_layer": "1"} for name in LAYER_METHODS}
 
 
 def answer_error(answer, values, stderr=None):
@@ -491,6 +483,17 @@ class AttentionMosaic(nn.Module):
 # four samples with four classes each, in different orders: the map of another class or sample, or a map with residual
 # gradients of the previous class, lies in another cell
 CELL_ORDERS = [[(n + k) % 4 for k in range(4)] for n in range(4)]
+
+
+def mosaic_options(name, layer="two", mask_value=0):
+    """Options of a method for the mosaics: maps at their own resolution, few noisy copies, 16 segments in cells."""
+    method = seewhy.METHODS[name]
+    options = {"samples": 6} if method.stochastic and method.family == "path_gradient" else {}
+    options |= {"segments": "grid", "features": 16} if "segments" in method.options else {}
+    options |= {"mask_value": mask_value} if "mask_value" in method.options else {}
+    if FAMILIES[method.family].uses_layer:
+        options |= {"feature_layer": layer}
+    return options | ({"upsample": "none"} if method.reduce is channel_sum else {})
 
 
 def leakage(net, method, orders=CELL_ORDERS, **options):

@@ -12,18 +12,26 @@ import seewhy
 from seewhy import maps, testing
 from seewhy.engine.families import FAMILIES
 from seewhy.methods import Method
-from seewhy.testing import check_method, inputs, network, state, states_equal, transformer
-
-SMALL = {name: {"samples": 4} for name in ("smoothgrad", "vargrad", "expected_gradients")}
-SMALL["integrated_gradients"] = {"steps": 3}
-SMALL |= {name: {"samples": 40, "segments": "grid", "features": 9} for name in ("lime", "kernel_shap")}
-SMALL |= {"shapley_sampling": {"samples": 4, "segments": "grid", "features": 9}}
-SMALL |= {"rise": {"samples": 20, "cells": 3}, "feature_ablation": {"segments": "grid", "features": 9}}
+from seewhy.testing import check_method, contract_network, inputs, network, state, states_equal
 
 
 @pytest.mark.parametrize("name", seewhy.METHODS)
 def test_methods_pass_contract(name):
-    check_method(name, **SMALL.get(name, {}))
+    check_method(name)
+
+
+@pytest.mark.parametrize(("given", "used"), [({}, {2}), ({"samples": 3}, {3})])
+def test_check_method_uses_quick_options(given, used):
+    """Options of the call override them."""
+    samples_of_calls = set()
+
+    def counted(gradient, *, samples: int = 1000):
+        """Counted: the gradient."""
+        samples_of_calls.add(samples)
+        return gradient
+
+    check_method(Method(counted, "input_gradient", "Counted", "nobody 2000", quick_options={"samples": 2}), **given)
+    assert samples_of_calls == used
 
 
 def test_integrated_gradients_with_tolerance_passes_contract(monkeypatch):
@@ -139,18 +147,23 @@ def test_explain_with_shared_layers_and_weights():
 
 @pytest.mark.parametrize("training", [True, False])
 def test_explain_in_eight_threads_equals_serial(training):
-    net, other = network().train(training), transformer().train(training)
-    nets = {name: other if FAMILIES[m.family].uses_attention else net for name, m in seewhy.METHODS.items()}
+    makers = {name: contract_network(m) for name, m in seewhy.METHODS.items()}
+    shared = {str(make): make().train(training) for make in makers.values()}  # methods that can, share a network
+    nets = {name: shared[str(make)] for name, make in makers.items()}
     jobs = [(name, n) for name in seewhy.METHODS for n in range(3)]
     expected = {
-        (name, n): seewhy.explain(nets[name], inputs()[n : n + 1], name, target=1, **SMALL.get(name, {})).values
+        (name, n): seewhy.explain(
+            nets[name], inputs()[n : n + 1], name, target=1, **seewhy.METHODS[name].quick_options
+        ).values
         for name, n in jobs
     }
-    before, errors = [state(net), state(other)], []
+    before, errors = [state(net) for net in shared.values()], []
 
     def work(first):
         for name, n in jobs[first:] + jobs[:first]:
-            values = seewhy.explain(nets[name], inputs()[n : n + 1], name, target=1, **SMALL.get(name, {})).values
+            values = seewhy.explain(
+                nets[name], inputs()[n : n + 1], name, target=1, **seewhy.METHODS[name].quick_options
+            ).values
             if not torch.equal(values, expected[name, n]):
                 errors.append((name, n))
 
@@ -160,7 +173,7 @@ def test_explain_in_eight_threads_equals_serial(training):
     for thread in threads:
         thread.join()
     assert not errors
-    assert states_equal(before, [state(net), state(other)])
+    assert states_equal(before, [state(net) for net in shared.values()])
 
 
 def test_reduction_layer_in_eight_threads():
@@ -195,12 +208,13 @@ def test_reduction_layer_in_eight_threads():
     chunk=st.integers(1, 4),
 )
 def test_explain_with_random_shapes(name, shape, channels, samples, classes, dtype, chunk):
-    assume(max(shape) > 1 or not FAMILIES[seewhy.METHODS[name].family].uses_layer)
-    assume(not FAMILIES[seewhy.METHODS[name].family].uses_attention)
+    family = FAMILIES[seewhy.METHODS[name].family]
+    assume(max(shape) > 1 or not family.uses_layer)
+    assume(not (family.uses_attention or family.needs_pooled_head))
     conv = [nn.Conv1d, nn.Conv2d, nn.Conv3d][len(shape) - 1]
     net = nn.Sequential(conv(channels, 3, 3, padding=1), nn.ReLU(), conv(3, classes, 1)).to(dtype)
     x = torch.randn(samples, channels, *shape, dtype=dtype)
-    e = seewhy.explain(net, x, name, batch_size=chunk, **SMALL.get(name, {}))
+    e = seewhy.explain(net, x, name, batch_size=chunk, **seewhy.METHODS[name].quick_options)
     assert e.values.shape == (samples, 1, 1 if seewhy.METHODS[name].reduce is maps.channel_sum else channels, *shape)
     assert e.maps.shape == e.scaled.shape == (samples, 1, *shape)
     assert e.values.dtype == dtype

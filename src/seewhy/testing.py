@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,26 +20,36 @@ def check_method(method: str | Method, **options: Any) -> None:
 
     Args:
         method: a name in `seewhy.METHODS`, or a `Method` of your own.
-        **options: the method's options, such as a small number of samples.
+        **options: the method's options. They override its `quick_options`, such as a small number of samples.
 
     Raises:
         AssertionError: a test fails; the message names the first requirement that is not met.
     """
     record = METHODS[method] if isinstance(method, str) else method
-    make = transformer if FAMILIES[record.family].uses_attention else network
+    make = contract_network(record)
+    options = {"target": 1, "seed": 3, **record.quick_options, **options}
     for check in CONTRACT_CHECKS:
-        check(lambda model, x, **more: explain(model, x, method, **{"target": 1, "seed": 3, **options, **more}), make)
+        check(lambda model, x, **more: explain(model, x, method, **{**options, **more}), make)
 
 
 ExplainFunction = Callable[..., Any]
 NetworkFactory = Callable[..., nn.Sequential]
 
 
-def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:
+def contract_network(method: Method) -> NetworkFactory:
+    """The function that makes a network on which the method runs, according to its family."""
+    family = FAMILIES[method.family]
+    return transformer if family.uses_attention else partial(network, pooled_size=1 if family.needs_pooled_head else 2)
+
+
+def network(dtype: torch.dtype = torch.float64, pooled_size: int = 2) -> nn.Sequential:
     """A small network with all types of state: batch statistics, dropout, an in-place ReLU, a frozen weight."""
     layers = [nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Conv2d(4, 5, 3), nn.ReLU()]
     return _initialize(
-        nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.5), nn.Linear(20, 4)), dtype
+        nn.Sequential(
+            *layers, nn.AdaptiveAvgPool2d(pooled_size), nn.Flatten(), nn.Dropout(0.5), nn.Linear(5 * pooled_size**2, 4)
+        ),
+        dtype,
     )
 
 

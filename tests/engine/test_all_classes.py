@@ -7,20 +7,13 @@ import sys
 
 import pytest
 import torch
-from tests.networks import random_input, small_classifier, with_random_weights
-from tests.oracles.attention import NumpyViT, TorchViT
+from tests.networks import network_for, random_input, small_classifier, with_random_weights
 from torch import nn
 
 import seewhy
 from seewhy.engine import memory
-from seewhy.engine.families import FAMILIES
 
 X = random_input(3, 3, 8, 8)
-FAST_OPTIONS = {name: {"samples": 6} for name in ("smoothgrad", "vargrad", "expected_gradients")}
-FAST_OPTIONS |= {name: {"samples": 60, "segments": "grid", "features": 9} for name in ("lime", "kernel_shap")}
-FAST_OPTIONS |= {"shapley_sampling": {"samples": 4, "segments": "grid", "features": 9}}
-FAST_OPTIONS |= {"rise": {"samples": 20, "cells": 3}, "feature_ablation": {"segments": "grid", "features": 9}}
-FAST_OPTIONS |= {"integrated_gradients": {"steps": 4}}
 
 
 class CountingModel(nn.Module):
@@ -38,11 +31,9 @@ class CountingModel(nn.Module):
 @pytest.mark.row(135)
 @pytest.mark.parametrize("name", seewhy.METHODS)
 def test_target_all_equals_list_of_all_classes(name):
-    net, x, classes = small_classifier(), X, 4
-    if FAMILIES[seewhy.METHODS[name].family].uses_attention:
-        net, x = TorchViT(NumpyViT()), random_input(2, 3, 6, 9)
-    every = seewhy.explain(net, x, name, target="all", **FAST_OPTIONS.get(name, {}))
-    listed = seewhy.explain(net, x, name, target=list(range(classes)), **FAST_OPTIONS.get(name, {}))
+    net, x, classes, options = network_for(name), random_input(3, 3, 6, 9), 4, seewhy.METHODS[name].quick_options
+    every = seewhy.explain(net, x, name, target="all", **options)
+    listed = seewhy.explain(net, x, name, target=list(range(classes)), **options)
     assert every.targets.tolist() == [list(range(classes))] * len(x)
     assert every.values.shape[:2] == (len(x), classes)
     assert torch.equal(every.values, listed.values)

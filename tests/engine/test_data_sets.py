@@ -9,22 +9,15 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from tests.networks import random_input, small_classifier
-from tests.oracles.attention import NumpyViT, TorchViT
+from tests.networks import network_for, random_input, small_classifier
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import seewhy
 from seewhy.engine import progress
-from seewhy.engine.families import FAMILIES
 
 X = random_input(5, 3, 8, 8)
 Y = torch.tensor([2, 0, 3, 3, 1])
-FAST_OPTIONS = {name: {"samples": 6} for name in ("smoothgrad", "vargrad", "expected_gradients")}
-FAST_OPTIONS |= {name: {"samples": 60, "segments": "grid", "features": 9} for name in ("lime", "kernel_shap")}
-FAST_OPTIONS |= {"shapley_sampling": {"samples": 4, "segments": "grid", "features": 9}}
-FAST_OPTIONS |= {"rise": {"samples": 20, "cells": 3}, "feature_ablation": {"segments": "grid", "features": 9}}
-FAST_OPTIONS |= {"integrated_gradients": {"steps": 4}}
 
 
 def loader(size=2, **options):
@@ -39,9 +32,7 @@ def concatenated(explanations, field="values"):
 @pytest.mark.parametrize("name", seewhy.METHODS)
 def test_batches_equal_single_call(name):
     """This includes methods with random numbers, which do not depend on the batch."""
-    net, x, options = small_classifier(), X, FAST_OPTIONS.get(name, {})
-    if FAMILIES[seewhy.METHODS[name].family].uses_attention:
-        net, x = TorchViT(NumpyViT()), random_input(5, 3, 6, 9)
+    net, x, options = network_for(name), random_input(5, 3, 6, 9), seewhy.METHODS[name].quick_options
     single_call = seewhy.explain(net, x, name, target=[1, 3], seed=7, **options)
     results = list(seewhy.explain(net, iter(x.split([2, 1, 2])), name, target=[1, 3], seed=7, **options))
     assert [len(e.values) for e in results] == [2, 1, 2]
@@ -342,7 +333,7 @@ def test_network_state_between_batches_and_after_error_and_deletion(method, monk
     net = StatefulNetwork()
     before = state(net)
     batches = iter([X[:2], X[:2] * torch.nan, X[2:4], X[4:]])
-    results = seewhy.explain(net, batches, method, progress=True, **FAST_OPTIONS.get(method, {}))
+    results = seewhy.explain(net, batches, method, progress=True, **seewhy.METHODS[method].quick_options)
     assert state(net) == before
     next(results)
     assert state(net) == before

@@ -49,7 +49,7 @@ def test_kernel_called_directly_equals_explain(name, net, x):
         by_target = [torch.autograd.grad(scores[:, k].sum(), tensor, retain_graph=True)[0] for k in targets]
         arguments[key] = torch.stack(by_target, 1)
     method = seewhy.METHODS[name]
-    direct = method.kernel(*(arguments[key] for key in method.reads))
+    direct = method.kernel(*(arguments[key] for key in method.kernel_inputs))
     explanation = seewhy.explain(net, x, name, target=targets)
     assert (direct - explanation.values).abs().max() < 1e-6
     assert explanation.values.abs().max() > 1e-3

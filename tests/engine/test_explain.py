@@ -9,14 +9,7 @@ from seewhy import maps
 from seewhy.engine.families import FAMILIES
 
 CONVOLUTIONAL_METHODS = [name for name, m in seewhy.METHODS.items() if not FAMILIES[m.family].uses_attention]
-ONE_CHANNEL = [name for name, m in seewhy.METHODS.items() if m.reduce is maps.channel_sum]
 INTEGRATED = "integrated_gradients"
-FAST_OPTIONS = {name: {"samples": 4} for name in ("smoothgrad", "vargrad", "expected_gradients")} | {
-    INTEGRATED: {"steps": 4}
-}
-FAST_OPTIONS |= {name: {"samples": 60, "segments": "grid", "features": 9} for name in ("lime", "kernel_shap")}
-FAST_OPTIONS |= {"shapley_sampling": {"samples": 4, "segments": "grid", "features": 9}}
-FAST_OPTIONS |= {"rise": {"samples": 20, "cells": 3}, "feature_ablation": {"segments": "grid", "features": 9}}
 
 
 class CountingModel(nn.Module):
@@ -85,8 +78,8 @@ def test_integrated_gradients_evaluations_are_exact():
 @pytest.mark.parametrize("shape", [(2, 3, 9), (2, 3, 6, 9), (2, 3, 4, 6, 5)])
 def test_shapes_for_sequences_pictures_and_volumes(name, shape):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).double()
-    e = seewhy.explain(small(len(shape) - 2), x, name, target=[1, 3], **FAST_OPTIONS.get(name, {}))
-    channels = 1 if name in ONE_CHANNEL else 3
+    e = seewhy.explain(small(len(shape) - 2), x, name, target=[1, 3], **seewhy.METHODS[name].quick_options)
+    channels = 1 if seewhy.METHODS[name].reduce is maps.channel_sum else 3
     assert e.values.shape == (2, 2, channels, *shape[2:])
     assert e.maps.shape == e.scaled.shape == (2, 2, *shape[2:])
     assert torch.equal(e.input, x)
@@ -96,7 +89,7 @@ def test_shapes_for_sequences_pictures_and_volumes(name, shape):
 @pytest.mark.parametrize("name", CONVOLUTIONAL_METHODS)
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_map_does_not_depend_on_batch(name, size):
-    options = FAST_OPTIONS.get(name, {})
+    options = seewhy.METHODS[name].quick_options
     whole = seewhy.explain(small(), X, name, batch_size=size, **options)
     for n in range(3):
         alone = seewhy.explain(small(), X[n : n + 1], name, **options)
@@ -110,8 +103,10 @@ def test_any_axis_layout(name, layout):
     net, order = small(), ["NCHW".index(letter) for letter in layout]
     back = [layout.index(letter) for letter in "NCHW"]
     model = seewhy.wrap(net, layout=layout, forward=lambda net, x: net(x.permute(back)))
-    ours = seewhy.explain(model, X.permute(order), name, target=2, **FAST_OPTIONS.get(name, {}))
-    assert torch.allclose(ours.values, seewhy.explain(net, X, name, target=2, **FAST_OPTIONS.get(name, {})).values)
+    ours = seewhy.explain(model, X.permute(order), name, target=2, **seewhy.METHODS[name].quick_options)
+    assert torch.allclose(
+        ours.values, seewhy.explain(net, X, name, target=2, **seewhy.METHODS[name].quick_options).values
+    )
     assert torch.equal(ours.input, X)
 
 
@@ -188,7 +183,7 @@ def test_default_target_is_best_class():
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL_METHODS)
 def test_map_does_not_depend_on_grad_mode_or_requires_grad(name):
-    net, options = small().train(), FAST_OPTIONS.get(name, {})
+    net, options = small().train(), seewhy.METHODS[name].quick_options
     expected = seewhy.explain(net, X, name, target=1, **options).values
     for grad_mode in (torch.no_grad, torch.inference_mode):
         with grad_mode():

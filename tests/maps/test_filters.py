@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from tests.networks import network_for, random_input
 from torch import nn
 
 import seewhy
@@ -172,9 +173,9 @@ def e(model, x):
 
 
 @pytest.mark.row(137, 139)
-@pytest.mark.parametrize("name", [n for n, m in seewhy.METHODS.items() if m.family != "attention"])
-def test_filtered_for_every_method(name, model, x):
-    result = seewhy.explain(model, x, name, target=[0, 2])
+@pytest.mark.parametrize("name", seewhy.METHODS)
+def test_filtered_for_every_method(name):
+    result = seewhy.explain(network_for(name), random_input(2, 3, 6, 9), name, target=[0, 2])
     filtered = result.filtered("channel_mean", "absolute_normalize")
     assert filtered.maps.shape == (2, 2, 6, 9)
     assert float(filtered.maps.min()) == 0

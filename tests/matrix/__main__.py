@@ -1,6 +1,7 @@
 """Run every method on every network: `python -m tests.matrix [NETWORK or METHOD ...]`.
 
-The results are stored in benchmarks/results/matrix.csv; docs/generate.py writes them to docs/matrix.md.
+`python -m tests.matrix --new` runs only methods and networks without results. The results are stored in
+benchmarks/results/matrix.csv; docs/generate.py writes them to docs/matrix.md.
 """
 
 import csv
@@ -38,16 +39,20 @@ def write_results(cells):
 
 def main(names):
     warnings.filterwarnings("ignore")
+    cells, wrong = read_results(), 0
+    only_new, names = "--new" in names, [name for name in names if name != "--new"]
     unknown = set(names) - set(NETWORKS) - set(seewhy.METHODS)
     if unknown:
         raise SystemExit(f"unknown network or method: {', '.join(sorted(unknown))}. Networks: {', '.join(NETWORKS)}")
     networks = [n for n in names if n in NETWORKS] or list(NETWORKS)
     methods = [m for m in names if m in seewhy.METHODS] or list(seewhy.METHODS)
-    cells, wrong = read_results(), 0
     for name in networks:
+        pending = [m for m in methods if not (only_new and (name, m) in cells)]
+        if not pending:
+            continue
         start, model = time.perf_counter(), build(NETWORKS[name])
         warm_up(model, NETWORKS[name])
-        for method in methods:
+        for method in pending:
             cell = run_method(model, NETWORKS[name], method)
             cells[name, method] = (NETWORKS[name].kind, *cell)
             if cell.outcome == "wrong":
@@ -55,6 +60,7 @@ def main(names):
                 print(f"{name}, {method}: {cell.detail}", file=sys.stderr)
         print(f"{name}: {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
         write_results(cells)
+    write_results(cells)  # drops the rows of methods and networks that no longer exist
     return wrong
 
 

@@ -29,7 +29,7 @@ def relative_error(values, expected):
 def vit_and_expected(request):
     """A NumPy transformer and the expected maps per method; parameters: tokens before the patches, pooled tokens."""
     vit = NumpyViT(*request.param)
-    return vit, {name: ORACLES[name](vit, X, TARGETS) for name in ATTENTION_METHODS}
+    return vit, {name: ORACLES[name].compute(vit, X, TARGETS) for name in ATTENTION_METHODS}
 
 
 @pytest.mark.parametrize("kind", ATTENTION_KINDS)

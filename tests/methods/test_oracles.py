@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tests.oracles import ORACLES
+from tests.oracles import ORACLES, Draws
 from tests.oracles.attention import NumpyViT, TorchViT
 from tests.oracles.network import NumpyNetwork, TorchNetwork
 
@@ -12,66 +12,13 @@ from seewhy.engine.families import FAMILIES
 from seewhy.engine.random_numbers import normal_sampler, uniform_sampler
 
 TARGETS = np.array([[3, 0, 2], [1, 2, 0]])
-REFERENCES = np.random.default_rng(2).normal(size=(5, 3, 6, 9))
+SEED = 4
 
 
-def draws_of_seed_4(samples):
-    """The random numbers of seed 4, for the oracles."""
-    x = torch.zeros(1, 3, 6, 9, dtype=torch.float64)
-    uniform = uniform_sampler(4)(0, samples).double().numpy()
-    return {
-        "noise": normal_sampler(4, x)(0, samples).numpy(),
-        "at": (np.arange(samples) + uniform[:, 0]) / samples,
-        "references": REFERENCES[(uniform[:, 1] * len(REFERENCES)).astype(int)],
-    }
-
-
-SEGMENTS = np.arange(6)[:, None] // 2 * 3 + np.arange(9)[None] // 3  # nine segments of 2 × 3
-
-
-def masks_of_seed_4(pairs, cells):
-    """The soft masks of RISE with seed 4, for the oracle."""
-    masks = []
-    draws = uniform_sampler(4)(0, pairs, (cells + 1) ** 2 + 2).double().numpy()
-    height, width = -(-6 // cells), -(-9 // cells)
-    for draw in draws:
-        grid = (draw[2:] < 0.5).reshape(cells + 1, cells + 1)
-        large = np.zeros(((cells + 1) * height, (cells + 1) * width))
-        for i, j in np.ndindex(*large.shape):  # aligned pixel centers, repeated borders
-            p, q = (i + 0.5) / height - 0.5, (j + 0.5) / width - 0.5
-            for a in range(cells + 1):
-                for b in range(cells + 1):
-                    inside = [min(max(v, 0), cells) for v in (p, q)]
-                    large[i, j] += max(0, 1 - abs(inside[0] - a)) * max(0, 1 - abs(inside[1] - b)) * grid[a, b]
-        top, left = int(draw[0] * height), int(draw[1] * width)
-        masks.append(large[top : top + 6, left : left + 9])
-    return np.array(masks)
-
-
-# method name: options of the method, options of its oracle
-OPTIONS = {
-    "deeplift": ({"baseline": REFERENCES[:1]}, {"baseline": REFERENCES[0]}),
-    "integrated_gradients": ({"steps": 6, "baseline": 0.0}, {"steps": 6}),
-    "smoothgrad": ({"samples": 5, "sigma": 0.2, "seed": 4}, {"sigma": 0.2, "noise": draws_of_seed_4(5)["noise"]}),
-    "vargrad": ({"samples": 5, "sigma": 0.2, "seed": 4}, {"sigma": 0.2, "noise": draws_of_seed_4(5)["noise"]}),
-    "expected_gradients": (
-        {"samples": 6, "references": REFERENCES, "seed": 4},
-        {key: draws_of_seed_4(6)[key] for key in ("at", "references")},
-    ),
-    "occlusion": ({"mask_size": (3, 4), "stride": 2}, {"sides": (3, 4), "steps": (2, 2)}),
-    "feature_ablation": ({"segments": SEGMENTS}, {"segments": SEGMENTS}),
-    "lime": (
-        {"segments": SEGMENTS, "samples": 40, "surrogate": "linear", "seed": 4},
-        {"segments": SEGMENTS, "kept": (uniform_sampler(4)(0, 40, 9) < 0.5).double().numpy()},
-    ),
-    "rise": ({"samples": 12, "cells": 2, "seed": 4}, {"masks": masks_of_seed_4(6, 2)}),
-    "random": ({"seed": 4}, {"noise": draws_of_seed_4(1)["noise"][0, 0]}),
-    "kernel_shap": ({"segments": SEGMENTS // 2}, {"segments": SEGMENTS // 2}),
-    "shapley_sampling": (
-        {"segments": SEGMENTS, "samples": 3, "seed": 4},
-        {"segments": SEGMENTS, "orders": np.argsort(uniform_sampler(4)(0, 3, 9).numpy(), axis=1)},
-    ),
-}
+def draws_of_seed():
+    """The random numbers that the methods receive, for the oracles; those of the seed are 32-bit floats."""
+    uniform, normal = uniform_sampler(SEED), normal_sampler(SEED, torch.zeros(1, 3, 6, 9, dtype=torch.float64))
+    return Draws(lambda *where: uniform(*where).double().numpy(), lambda *where: normal(*where).numpy())
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +39,11 @@ def test_method_equals_its_oracle(name, batch):
         if FAMILIES[seewhy.METHODS[name].family].uses_attention
         else (NumpyNetwork(), TorchNetwork)
     )
-    options, oracle_options = OPTIONS.get(name, ({}, {}))
-    expected = ORACLES[name](network, batch, TARGETS, **oracle_options)
+    oracle = ORACLES[name]
+    expected = oracle.compute(network, batch, TARGETS, **oracle.arguments, **oracle.draw(draws_of_seed()))
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
         x = torch.tensor(batch, dtype=dtype)
-        e = seewhy.explain(twin(network, dtype), x, name, target=torch.tensor(TARGETS), **options)
+        e = seewhy.explain(twin(network, dtype), x, name, target=torch.tensor(TARGETS), seed=SEED, **oracle.options)
         assert e.values.shape == expected.shape
         assert e.values.dtype == dtype
         scale = np.abs(expected).max()

@@ -21,15 +21,7 @@ from seewhy.engine.random_numbers import uniform_sampler
 from seewhy.maps import resample
 from seewhy.visualization.overlay import overlay
 
-PERTURBATION_METHODS = ["occlusion", "feature_ablation", "lime", "rise", "kernel_shap", "shapley_sampling"]
-SMALL_OPTIONS = {
-    "occlusion": {},
-    "feature_ablation": {"segments": "grid", "features": 6},
-    "lime": {"segments": "grid", "features": 6, "samples": 40, "surrogate": "linear"},
-    "rise": {"samples": 20, "cells": 3},
-    "kernel_shap": {"segments": "grid", "features": 9, "samples": 40},
-    "shapley_sampling": {"segments": "grid", "features": 9, "samples": 4},
-}
+PERTURBATION_METHODS = [name for name, m in seewhy.METHODS.items() if m.family == "masked_scores"]
 IMAGES = random_input(3, 3, 6, 9)
 
 
@@ -519,7 +511,9 @@ def test_invalid_occlusion_windows_are_refused(name, value):
 @pytest.mark.parametrize("name", PERTURBATION_METHODS)
 def test_perturbation_method_on_signals_images_and_volumes(name, rank):
     net, x = small_classifier(rank), random_input(2, 3, *(6, 9, 4)[:rank])
-    options = SMALL_OPTIONS[name] | ({"features": 3} if name == "kernel_shap" and rank == 1 else {})
+    options = seewhy.METHODS[name].quick_options | (
+        {"features": 3} if "features" in seewhy.METHODS[name].options and rank == 1 else {}
+    )
     e = seewhy.explain(net, x, name, target=[1, 3], **options)
     assert e.values.shape == (2, 2, 1, *x.shape[2:])
     assert (e.maps.flatten(2).std(2) > 0).all()
@@ -534,21 +528,25 @@ def test_perturbation_method_on_signals_images_and_volumes(name, rank):
 def test_perturbation_method_does_not_depend_on_batch(name):
     """The map depends neither on the batch size nor on the other samples of the batch."""
     net = small_classifier()
-    whole = seewhy.explain(net, IMAGES, name, target=[0, 2], **SMALL_OPTIONS[name])
+    whole = seewhy.explain(net, IMAGES, name, target=[0, 2], **seewhy.METHODS[name].quick_options)
     for size in (1, 2, 7):
-        e = seewhy.explain(net, IMAGES, name, target=[0, 2], batch_size=size, **SMALL_OPTIONS[name])
+        e = seewhy.explain(net, IMAGES, name, target=[0, 2], batch_size=size, **seewhy.METHODS[name].quick_options)
         assert torch.allclose(e.values, whole.values, atol=1e-12)
         assert e.evaluations == whole.evaluations
-    single = seewhy.explain(net, IMAGES[1:2], name, target=2, **SMALL_OPTIONS[name])
+    single = seewhy.explain(net, IMAGES[1:2], name, target=2, **seewhy.METHODS[name].quick_options)
     assert torch.allclose(single.values[0, 0], whole.values[1, 1], atol=1e-12)
 
 
 @pytest.mark.parametrize("name", PERTURBATION_METHODS)
 def test_perturbation_method_with_function_and_segmentation_targets(name):
     net = with_random_weights(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 3, 1)).double())
-    by_class = seewhy.explain(net, IMAGES, name, target=[2, 0], **SMALL_OPTIONS[name])
+    by_class = seewhy.explain(net, IMAGES, name, target=[2, 0], **seewhy.METHODS[name].quick_options)
     by_function = seewhy.explain(
-        net, IMAGES, name, target=[lambda y: y[:, 2].sum((1, 2)), lambda y: y[:, 0].sum((1, 2))], **SMALL_OPTIONS[name]
+        net,
+        IMAGES,
+        name,
+        target=[lambda y: y[:, 2].sum((1, 2)), lambda y: y[:, 0].sum((1, 2))],
+        **seewhy.METHODS[name].quick_options,
     )
     assert torch.allclose(by_class.values, by_function.values, atol=1e-10)
     assert by_class.values.abs().max() > 0
@@ -580,7 +578,7 @@ def test_mask_value_replaces_masked_positions(lite0, shipped):
 def test_invalid_mask_value_is_refused(value):
     for name in PERTURBATION_METHODS:
         with pytest.raises(seewhy.OptionError):
-            seewhy.explain(small_classifier(), IMAGES, name, mask_value=value, **SMALL_OPTIONS[name])
+            seewhy.explain(small_classifier(), IMAGES, name, mask_value=value, **seewhy.METHODS[name].quick_options)
 
 
 # --- segments
@@ -597,11 +595,11 @@ def test_given_segments():
         assert e.values[0, 0, 0][place].unique().tolist() == e.extras["importances"][0, :, label].tolist()
 
 
-SEGMENT_METHODS = ["feature_ablation", "lime", "kernel_shap", "shapley_sampling"]
+SEGMENT_METHODS = [name for name, m in seewhy.METHODS.items() if "segments" in m.options]
 
 
 def options_without_segments(name):
-    return {k: v for k, v in SMALL_OPTIONS[name].items() if k not in ("segments", "features")}
+    return {k: v for k, v in seewhy.METHODS[name].quick_options.items() if k not in ("segments", "features")}
 
 
 @pytest.mark.parametrize("name", SEGMENT_METHODS)
@@ -749,8 +747,8 @@ def test_perturbation_method_on_any_callable(linear, name, kind):
     }
     f = functions[kind] if kind in functions else onnx_session(weight, bias, 1 if kind == "onnx of one" else "N")
     tolerance = 1e-4 if "onnx" in kind else 1e-10
-    expected = seewhy.explain(linear, X, name, target=[2, 0], **SMALL_OPTIONS[name])
-    e = seewhy.explain(f, X, name, target=[2, 0], **SMALL_OPTIONS[name])
+    expected = seewhy.explain(linear, X, name, target=[2, 0], **seewhy.METHODS[name].quick_options)
+    e = seewhy.explain(f, X, name, target=[2, 0], **seewhy.METHODS[name].quick_options)
     assert torch.allclose(e.values, expected.values, atol=tolerance)
     assert e.evaluations == expected.evaluations
 
@@ -780,7 +778,9 @@ def test_gradient_method_on_numpy_function_is_refused(linear, name):
         lambda x: np.asarray(x).reshape(len(x), -1) @ weight.T + bias,
         lambda x: x.astype("float64").reshape(len(x), -1) @ weight.T + bias,
     ):
-        with pytest.raises(seewhy.ModelError, match=r"occlusion, feature_ablation, lime, rise.* kernel_shap"):
+        with pytest.raises(
+            seewhy.ModelError, match=r"numpy arrays.*Perturbation methods, such as occlusion, need none"
+        ):
             seewhy.explain(f, X, name)
 
 

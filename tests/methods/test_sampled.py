@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from tests.networks import network_for
 from torch import nn
 
 import seewhy
@@ -13,7 +14,7 @@ from seewhy.methods.gradient import adaptive_quadrature
 from seewhy.methods.running_moments import Moments, add_samples, mean_and_stderr, variance_and_stderr
 
 X = torch.randn(3, 3, 6, 9, generator=torch.Generator().manual_seed(5)).double()
-SAMPLED = ["smoothgrad", "vargrad", "expected_gradients"]
+SAMPLED = [name for name, m in seewhy.METHODS.items() if m.stochastic and m.family == "path_gradient"]
 
 
 def net():
@@ -105,17 +106,13 @@ def test_sampled_methods_depend_on_seed_only(name):
 
 @pytest.mark.parametrize("name", [n for n, m in seewhy.METHODS.items() if not FAMILIES[m.family].uses_attention])
 def test_smooth_and_tta_of_method(name):
-    options = {"integrated_gradients": {"steps": 2}}.get(name, {"samples": 4} if name in SAMPLED else {})
-    if name in {"lime", "kernel_shap", "shapley_sampling", "feature_ablation"}:
-        options = {"segments": "grid", "features": 9} | ({} if name == "feature_ablation" else {"samples": 40})
-    both = seewhy.explain(
-        net(), X, [seewhy.smooth(name, samples=3, sigma=0.05), seewhy.tta(name)], target=[0, 2], **options
-    )
+    ensembles = [seewhy.smooth(name, samples=3, sigma=0.05), seewhy.tta(name)]
+    both = seewhy.explain(network_for(name), X, ensembles, target=[0, 2], **seewhy.METHODS[name].quick_options)
     single_channel = seewhy.METHODS[name].reduce is maps.channel_sum
     for e, kind in zip(both, ("smooth", "tta"), strict=True):
         assert e.method == f"{kind}({name})"
         layer = FAMILIES[seewhy.METHODS[name].family].uses_layer
-        shape = (3, 2, 1, *((2, 5) if layer else (6, 9))) if single_channel else (3, 2, 3, 6, 9)
+        shape = (3, 2, 1, *((3, 5) if layer else (6, 9))) if single_channel else (3, 2, 3, 6, 9)
         assert e.values.shape == e.stderr.shape == shape
         assert torch.isfinite(e.values).all()
         expected = maps.resample(e.values[:, :, 0], (6, 9)) if single_channel else e.values.abs().sum(2)

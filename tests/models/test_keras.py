@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 import seewhy
+from seewhy.engine.families import FAMILIES
 from seewhy.models import module_tree
 from seewhy.testing import states_equal
 
@@ -23,12 +24,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     keras = pytest.importorskip("keras")
 L = keras.layers
-OPTIONS = {
-    "integrated_gradients": {"steps": 5}, "smoothgrad": {"samples": 3}, "vargrad": {"samples": 4},
-    "expected_gradients": {"samples": 4}, "occlusion": {"mask_size": 4, "stride": 3}, "rise": {"samples": 20},
-    "feature_ablation": {"segments": "grid", "features": 6}, "lime": {"segments": "grid", "features": 6, "samples": 60},
-    "kernel_shap": {"segments": "grid", "features": 6, "samples": 40},
-}  # fmt: skip
 
 
 @contextmanager
@@ -134,12 +129,15 @@ def state_of(net):
     }
 
 
+FAMILY_OF = {name: FAMILIES[m.family] for name, m in seewhy.METHODS.items()}
+
+
 @pytest.mark.row(129, 130, 134, 137, 141, 146, 149)
-@pytest.mark.parametrize("method", [n for n, m in seewhy.METHODS.items() if m.family != "attention"])
+@pytest.mark.parametrize("method", [n for n, f in FAMILY_OF.items() if not (f.uses_attention or f.needs_pooled_head)])
 def test_method_equals_torch(method, keras_and_torch, float64_policy):
     net, twin, x = keras_and_torch
     before, targets = state_of(net), torch.tensor([[1, 3], [0, 2]])
-    options = {"target": targets, "batch_size": 1, **OPTIONS.get(method, {})}
+    options = {"target": targets, "batch_size": 1, **seewhy.METHODS[method].quick_options}
     found = seewhy.explain(net, x, method, **options)
     expected = seewhy.explain(twin, x.permute(0, 3, 1, 2), method, **options)
     assert states_equal(before, state_of(net))
@@ -163,7 +161,7 @@ def test_method_equals_torch(method, keras_and_torch, float64_policy):
 @pytest.mark.parametrize("method", ["gradient", "guided_backprop", "gradcam", "fullgrad", "layercam", "occlusion"])
 def test_method_with_batch_norm_equals_torch(method, keras_and_torch_with_batch_norm):
     net, twin, x = keras_and_torch_with_batch_norm
-    options = {"target": [1, 3], **OPTIONS.get(method, {})}
+    options = {"target": [1, 3], **seewhy.METHODS[method].quick_options}
     found = seewhy.explain(net, x, method, **options)
     expected = seewhy.explain(twin, x.double().permute(0, 3, 1, 2), method, **options)
     size = float(expected.values.abs().max())
@@ -492,10 +490,10 @@ import numpy as np, torch, seewhy, keras
 assert keras.backend.backend() == "numpy"
 model = seewhy.load("keras:" + sys.argv[1])
 x = model.prepare(np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8))
-for method in ("occlusion", "rise", "lime", "kernel_shap", "feature_ablation"):
-    options = {"segments": "grid", "features": 4} if method in ("lime", "kernel_shap", "feature_ablation") else {}
-    options |= {"samples": 20} if method in ("rise", "lime", "kernel_shap") else {}
-    e = seewhy.explain(model, x, method, target=1, **options)
+for method, record in seewhy.METHODS.items():
+    if record.family != "masked_scores":
+        continue
+    e = seewhy.explain(model, x, method, target=1, **record.quick_options)
     assert float(e.maps.abs().max()) > 0 and e.maps.shape == (1, 1, 12, 16), method
 print(seewhy.predict(model, x).probabilities.tolist()[0])
 for method in ("gradient", "gradcam"):

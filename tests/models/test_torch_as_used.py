@@ -65,10 +65,10 @@ def quantized():
 
 def test_explain_quantized_network_supports_scores_only(quantized):
     x = random_input(2, 3, 8, 9).float()
-    for method in ("occlusion", "rise", "kernel_shap"):
-        options = {} if method == "occlusion" else {"samples": 40}
-        options |= {"segments": "grid", "features": 4} if method == "kernel_shap" else {}
-        found = seewhy.explain(quantized, x, method, target=1, **options)
+    for method, record in seewhy.METHODS.items():
+        if record.family != "masked_scores":
+            continue
+        found = seewhy.explain(quantized, x, method, target=1, **record.quick_options)
         assert float(found.maps.abs().max()) > 0
     plain = explain_two_targets(small_classifier().float(), x, "occlusion").values
     near = explain_two_targets(quantized, x, "occlusion").values

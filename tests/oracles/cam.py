@@ -34,6 +34,11 @@ def _head_score(network, activations, target):
     return float(network.w3[target] @ np.array([a.sum() / a.size for a in activations]) + network.b3[target])
 
 
+def cam(network, x, targets):
+    """Zhou et al. 2016, eq. 2: sum_k w_k^c f_k(x, y), with the weights of the linear layer; no ReLU."""
+    return _cam_maps(network, x, targets, lambda a, _g, _x, target: _weighted_sum(network.w3[target], a))
+
+
 def gradcam(network, x, targets):
     """Selvaraju et al. 2017, eq. 1 and 2."""
     return _cam_maps(

@@ -71,6 +71,24 @@ def lime(network, x, targets, *, segments, kept):
     return _maps(network, x, targets, map_of)
 
 
+def rise_masks(draws, cells):
+    """Soft masks of 6 × 9 from uniform numbers [M, 2 + (cells + 1)²]: two shifts, and a value per cell of a grid."""
+    masks = []
+    height, width = -(-6 // cells), -(-9 // cells)
+    for draw in draws:
+        grid = (draw[2:] < 0.5).reshape(cells + 1, cells + 1)
+        large = np.zeros(((cells + 1) * height, (cells + 1) * width))
+        for i, j in np.ndindex(*large.shape):  # aligned pixel centers, repeated borders
+            p, q = (i + 0.5) / height - 0.5, (j + 0.5) / width - 0.5
+            for a in range(cells + 1):
+                for b in range(cells + 1):
+                    inside = [min(max(v, 0), cells) for v in (p, q)]
+                    large[i, j] += max(0, 1 - abs(inside[0] - a)) * max(0, 1 - abs(inside[1] - b)) * grid[a, b]
+        top, left = int(draw[0] * height), int(draw[1] * width)
+        masks.append(large[top : top + 6, left : left + 9])
+    return np.array(masks)
+
+
 def rise(network, x, targets, *, masks):
     """Petsiuk et al. 2018, eq. 6, over masks and their complements: mean score where unmasked, minus the mean score."""
 

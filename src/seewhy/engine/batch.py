@@ -86,6 +86,7 @@ class Family(NamedTuple):
         needs_input_graph: it needs an autograd graph back to the input.
         frees_graph: it frees the graph of the shared forward pass, so that it must run after all other families.
         uses_layer: it needs the activations of the feature layer.
+        needs_pooled_head: the score must be a linear layer of the mean over the positions of the feature layer.
         uses_attention: it needs the weights of all attentions.
         own_graphs: its own forward passes keep graphs back to the input, which need more memory.
         resolvers: option name -> function that turns the option's value into what the kernel receives.
@@ -97,6 +98,7 @@ class Family(NamedTuple):
     needs_input_graph: bool = False
     frees_graph: bool = False
     uses_layer: bool = False
+    needs_pooled_head: bool = False
     uses_attention: bool = False
     own_graphs: bool = False
     resolvers: Mapping[str, OptionResolver] = {}
@@ -132,7 +134,7 @@ def bind_kernel(requested: RequestedMethod, **values: Any) -> Callable[[], Any]:
     Raises:
         OptionError: the kernel has a positional parameter that is not among `values`.
     """
-    reads, family = requested.method.reads, requested.method.family
+    reads, family = requested.method.kernel_inputs, requested.method.family
     missing = [name for name in reads if name not in values]
     if missing:
         raise OptionError(

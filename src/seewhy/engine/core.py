@@ -158,7 +158,7 @@ def _attention_plan_for(
     if not any(FAMILIES[requested.method.family].uses_attention for requested in methods):
         return None
     plan = attention_plan(model, x, reduction_layer)
-    by_block = [requested.name for requested in methods if "block_gradients" in requested.method.reads]
+    by_block = [requested.name for requested in methods if "block_gradients" in requested.method.kernel_inputs]
     if by_block and not plan.block_layers:
         raise ModelError(
             f"{by_block[0]} computes a score from the output of each block, which is not possible for {model.name}: "

@@ -9,9 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.autograd.graph import get_gradient_edge
 
 from seewhy.axes.layout import to_feature_grid
 from seewhy.errors import ModelError, OptionError
+from seewhy.feature_layers.selection import lies_on_all_paths
+from seewhy.methods import METHODS
 from seewhy.methods.perturbation.rise import MASK_BATCH_SIZE
 from seewhy.methods.perturbation.segments import segment_labels
 from seewhy.methods.queries import Attribution
@@ -22,6 +25,7 @@ from seewhy.tracing.backward_rules import Rectifiers, apply_backward_rules, find
 from seewhy.tracing.biases import record_biases
 from seewhy.tracing.forward import run_forward
 from seewhy.tracing.linear_ops import nonlinear_ops
+from seewhy.tracing.pooled_head import pooled_head_violation
 from seewhy.tracing.recorded_ops import RecordedPass, nonlinear_ops_with_values, record_elementwise_calls
 from seewhy.types import VALUES_AT_OP
 
@@ -220,17 +224,54 @@ def _join_targets(attributions: list[Attribution]) -> Attribution:
 
 
 def layer_gradients(context: BatchContext, methods: list[RequestedMethod]) -> list[MethodResult]:
-    """Compute activations [N, C, *S'] of the feature layer and the gradients of all targets there [N, K, C, *S']."""
-    any_gradients = any("gradients" in requested.method.reads for requested in methods)
+    """Compute activations [N, C, *S'] of the feature layer and the gradients of all targets there [N, K, C, *S'].
+
+    Raises:
+        ModelError: a method needs a linear layer of the mean over positions, and the score is computed otherwise.
+    """
+    any_gradients = any("gradients" in requested.method.kernel_inputs for requested in methods)
     values, notes = _layer_values(context) if any_gradients else ({"activations": feature_activations(context)}, ())
     values["score"] = score_values(context.scores)
     n, k = len(context.forward_pass.x), len(context.scores)
     results = []
     for requested in methods:
-        uses_gradients = "gradients" in requested.method.reads
+        if FAMILIES[requested.method.family].needs_pooled_head:
+            _check_pooled_head(context, requested, values["gradients"])
+        uses_gradients = "gradients" in requested.method.kernel_inputs
         attribution = _with_notes(bind_kernel(requested, **values)(), notes * uses_gradients)
         results.append(MethodResult(attribution, Evaluations(n, n * k * uses_gradients)))
     return results
+
+
+def _check_pooled_head(context: BatchContext, requested: RequestedMethod, gradients: Tensor) -> None:
+    reason = _pooled_head_violation(context, gradients)
+    if reason:
+        works = ", ".join(name for name, m in METHODS.items() if m.family == "layer_gradient")
+        raise ModelError(
+            f"{requested.name} needs a network that computes the score from layer {context.feature_layer.name!r} by "  # type: ignore[union-attr]
+            f"the mean over its positions and one linear layer, but {reason}. Name the layer before the mean as "
+            f"feature_layer, if there is one, or use {works}."
+        )
+
+
+def _pooled_head_violation(context: BatchContext, gradients: Tensor) -> str | None:
+    """Return why the score is not a linear layer of the mean over the feature layer's positions; None: it is."""
+    layer, features = context.feature_layer, context.forward_pass.features
+    assert layer is not None and layer.where is not None and features is not None
+    if context.targets.score != "logit":
+        return f"score={context.targets.score!r} is not linear in the logits: use score='logit'"
+    if not lies_on_all_paths(context.model, context.forward_pass.x.detach(), layer.name, context.reduction_layer):
+        return "other paths from the input to the score bypass it"
+    nodes = [score.tensor.grad_fn for score in context.scores if score.tensor.grad_fn is not None]
+    reason = pooled_head_violation(nodes, get_gradient_edge(features).node)
+    if reason is not None:
+        return reason
+    if layer.where.prefix:
+        return f"the layer has {layer.where.prefix} tokens that are not positions"
+    flat = gradients.flatten(3)
+    if bool((flat.amax(3) - flat.amin(3) > 100 * torch.finfo(flat.dtype).eps * flat.abs().amax(3)).any()):
+        return "the positions have different weights"
+    return None
 
 
 def _layer_values(context: BatchContext) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -255,7 +296,7 @@ def attention_maps(context: BatchContext, methods: list[RequestedMethod]) -> lis
     plan, done = context.attention_plan, context.forward_pass
     assert plan is not None
     attentions = attention_per_sample(context.attentions, plan, len(done.x), context.model)
-    reads = {name for requested in methods for name in requested.method.reads}
+    reads = {name for requested in methods for name in requested.method.kernel_inputs}
     values: dict[str, Any] = {"attentions": [attention.weights for attention in attentions]}
     mean_token_gradients = _mean_token_gradients(context, plan.attention_count) if "block_gradients" in reads else []
     by_target: list[list[Attribution]] = [[] for _ in methods]
@@ -275,7 +316,7 @@ def attention_maps(context: BatchContext, methods: list[RequestedMethod]) -> lis
         independent = (~used.any(1)).nonzero().flatten().tolist()
         notes = tuple(f"the score of sample {n}, target {k} does not depend on the last attention" for n in independent)
         for attributions, requested in zip(by_target, methods, strict=True):
-            tokens = bind_kernel(requested, **{name: values[name] for name in requested.method.reads})()
+            tokens = bind_kernel(requested, **{name: values[name] for name in requested.method.kernel_inputs})()
             attributions.append(Attribution(_tokens_on_grid(tokens, plan.patch_layout), notes=notes))
     cost = Evaluations(len(done.x), len(done.x) * len(context.scores))
     return [MethodResult(_join_targets(attributions), cost) for attributions in by_target]
@@ -334,12 +375,12 @@ def _resolve_segments(model: Model, x: Inputs, options: Mapping[str, Any]) -> tu
 
 def _path_bytes_per_value(requested: RequestedMethod, number_bytes: int, _samples: int, batch: int) -> int:
     """Bytes for the gradients at a batch of points; sampled methods also hold sums of their powers."""
-    return (20 if _draws_numbers(requested) else 4) * number_bytes * batch
+    return (20 if requested.method.stochastic else 4) * number_bytes * batch
 
 
 def _mask_bytes_per_value(requested: RequestedMethod, number_bytes: int, samples: int, batch: int) -> int:
     """Bytes for the maps of a batch of random masks, in double precision; scores of segments need next to nothing."""
-    if not _draws_numbers(requested):
+    if not requested.method.stochastic:
         return gradient_bytes_per_value(requested, number_bytes, samples, batch)
     if "segments" in requested.options:
         return 0
@@ -347,12 +388,9 @@ def _mask_bytes_per_value(requested: RequestedMethod, number_bytes: int, samples
     return 20 * 8 * min(MASK_BATCH_SIZE, pairs)
 
 
-def _draws_numbers(requested: RequestedMethod) -> bool:
-    return bool({"normal", "uniform"} & set(requested.method.reads))
-
-
 FAMILIES = {
     "layer_gradient": Family(layer_gradients, uses_layer=True),
+    "pooled_head": Family(layer_gradients, uses_layer=True, needs_pooled_head=True),
     "layer_and_rule": Family(guided_layers, needs_input_graph=True, uses_layer=True),
     "layer_scores": Family(run_query_methods, uses_layer=True),
     "attention": Family(attention_maps, needs_input_graph=True, uses_attention=True),

@@ -122,10 +122,10 @@ def bytes_per_class(
     size = positions * (1 if method.reduce is maps.channel_sum else x.shape[1])
     # values per batch, concatenated, and absolute; then the reduced, float32 and rescaled maps
     kept = 3 * size * item + positions * (3 * item + 8)
-    if {"normal", "uniform"} & set(method.reads):  # sampled methods: the standard error
+    if method.stochastic:  # sampled methods: the standard error
         kept += 2 * size * item
     temporary = size * family.bytes_per_value(requested, item, len(x), batch_size)
-    if feature_layer is not None and feature_layer.shape is not None and "gradients" in method.reads:
+    if feature_layer is not None and feature_layer.shape is not None and "gradients" in method.kernel_inputs:
         temporary += 4 * min(batch_size, len(x)) * item * torch.Size(feature_layer.shape[1:]).numel()
     return len(x) * kept + temporary
 

@@ -11,6 +11,7 @@ from seewhy.types import Capability
 from .attention.attention_gradient import attention_gradient
 from .attention.legrad import legrad
 from .attention.rollout import rollout
+from .cam.cam import cam
 from .cam.eigencam import eigencam
 from .cam.fullgrad import fullgrad
 from .cam.gradcam import gradcam, gradcam_plus_plus, guided_gradcam, hirescam, layercam, xgradcam
@@ -44,6 +45,7 @@ __all__ = [
 
 DEFAULT_METHOD = "gradcam"
 LAYER_CAPABILITIES = Capability.SCORES | Capability.GRADIENTS | Capability.LAYERS
+_FEW_SEGMENTS = {"segments": "grid", "features": 9}  # quick options of methods with segments
 
 METHODS: dict[str, Method] = {
     "gradient": Method(
@@ -51,6 +53,7 @@ METHODS: dict[str, Method] = {
         "input_gradient",
         "Gradient",
         "Simonyan et al. 2014, sec. 3.1",
+        signed=True,
         aliases=("saliency", "vanilla_gradient", "gradient_explanation", "autodiff", "backprop"),
     ),
     "input_x_gradient": Method(
@@ -58,6 +61,7 @@ METHODS: dict[str, Method] = {
         "input_gradient",
         "Input × gradient",
         "Shrikumar et al. 2016, sec. 3",
+        signed=True,
         aliases=("gradient_x_input", "gradient_times_input", "input_times_gradient"),
     ),
     "guided_backprop": Method(
@@ -66,6 +70,7 @@ METHODS: dict[str, Method] = {
         "Guided backprop",
         "Springenberg et al. 2015, sec. 3.4",
         rules=(GUIDED_RULE,),
+        signed=True,
         aliases=("guided_backpropagation",),
     ),
     "zeiler_fergus": Method(
@@ -74,6 +79,7 @@ METHODS: dict[str, Method] = {
         "Zeiler-Fergus",
         "Zeiler and Fergus 2014, sec. 2.1",
         rules=(DECONVNET_RULE,),
+        signed=True,
         aliases=("deconvnet", "deconvolution"),
     ),
     "deeplift": Method(
@@ -82,6 +88,7 @@ METHODS: dict[str, Method] = {
         "DeepLIFT",
         "Shrikumar et al. 2017, Learning important features through propagating activation differences, eq. 1, 3, sec. "
         "3.5.1",
+        signed=True,
         complete=True,
         rules=(RESCALE_RULE,),
         aliases=("deeplift_rescale",),
@@ -91,7 +98,9 @@ METHODS: dict[str, Method] = {
         "path_gradient",
         "Integrated gradients",
         "Sundararajan et al. 2017, eq. 1",
+        signed=True,
         complete=True,
+        quick_options={"steps": 3},
         aliases=("ig", "integrated_gradient"),
     ),
     "smoothgrad": Method(
@@ -99,6 +108,8 @@ METHODS: dict[str, Method] = {
         "path_gradient",
         "SmoothGrad",
         "Smilkov et al. 2017, sec. 3",
+        signed=True,
+        quick_options={"samples": 4},
     ),
     "vargrad": Method(
         vargrad,
@@ -106,13 +117,26 @@ METHODS: dict[str, Method] = {
         "VarGrad",
         "Adebayo et al. 2018, Local explanation methods for deep neural networks lack sensitivity to parameter "
         "values, sec. 2",
+        quick_options={"samples": 4},
     ),
     "expected_gradients": Method(
         expected_gradients,
         "path_gradient",
         "Expected gradients",
         "Erion et al. 2021, eq. 3",
+        signed=True,
         complete=True,
+        quick_options={"samples": 4},
+    ),
+    "cam": Method(
+        cam,
+        "pooled_head",
+        "CAM",
+        "Zhou et al. 2016, Learning deep features for discriminative localization, eq. 1, 2",
+        requires=LAYER_CAPABILITIES,
+        reduce=channel_sum,
+        signed=True,
+        aliases=("class_activation_map", "class_activation_mapping"),
     ),
     "gradcam": Method(
         gradcam,
@@ -138,6 +162,7 @@ METHODS: dict[str, Method] = {
         "Draelos and Carin 2020, eq. 3",
         requires=LAYER_CAPABILITIES,
         reduce=channel_sum,
+        signed=True,
     ),
     "layercam": Method(
         layercam,
@@ -154,14 +179,16 @@ METHODS: dict[str, Method] = {
         "Fu et al. 2020, eq. 8",
         requires=LAYER_CAPABILITIES,
         reduce=channel_sum,
+        signed=True,
     ),
     "eigencam": Method(
         eigencam,
         "layer_gradient",
         "EigenCAM",
         "Muhammad and Yeasin 2020, eq. 4",
-        requires=LAYER_CAPABILITIES,
+        requires=Capability.SCORES | Capability.LAYERS,
         reduce=channel_sum,
+        signed=True,
         class_agnostic=True,
     ),
     "guided_gradcam": Method(
@@ -171,6 +198,7 @@ METHODS: dict[str, Method] = {
         "Selvaraju et al. 2017, sec. 3.2",
         requires=LAYER_CAPABILITIES,
         rules=(GUIDED_RULE,),
+        signed=True,
     ),
     "fullgrad": Method(
         fullgrad,
@@ -185,7 +213,7 @@ METHODS: dict[str, Method] = {
         "layer_scores",
         "Score-CAM",
         "Wang et al. 2020, algorithm 1",
-        requires=LAYER_CAPABILITIES,
+        requires=Capability.SCORES | Capability.LAYERS,
         reduce=channel_sum,
     ),
     "ablationcam": Method(
@@ -193,7 +221,7 @@ METHODS: dict[str, Method] = {
         "layer_scores",
         "Ablation-CAM",
         "Ramaswamy and Desai 2020, eq. 3, 4",
-        requires=LAYER_CAPABILITIES,
+        requires=Capability.SCORES | Capability.LAYERS,
         reduce=channel_sum,
     ),
     "recipro_cam": Method(
@@ -201,8 +229,9 @@ METHODS: dict[str, Method] = {
         "layer_scores",
         "Recipro-CAM",
         "Byun and Lee 2022, eq. 2 to 4",
-        requires=LAYER_CAPABILITIES,
+        requires=Capability.SCORES | Capability.LAYERS,
         reduce=channel_sum,
+        signed=True,
     ),
     "rollout": Method(
         rollout,
@@ -238,6 +267,7 @@ METHODS: dict[str, Method] = {
         "Zeiler and Fergus 2014, sec. 4.2",
         requires=Capability.SCORES,
         reduce=channel_sum,
+        signed=True,
         aliases=("occlusion_sensitivity",),
     ),
     "feature_ablation": Method(
@@ -247,6 +277,8 @@ METHODS: dict[str, Method] = {
         "Zeiler and Fergus 2014, sec. 4.2, with segments",
         requires=Capability.SCORES,
         reduce=channel_sum,
+        signed=True,
+        quick_options=_FEW_SEGMENTS,
         aliases=("ablation",),
     ),
     "lime": Method(
@@ -256,6 +288,8 @@ METHODS: dict[str, Method] = {
         "Ribeiro et al. 2016, eq. 1, sec. 3.4",
         requires=Capability.SCORES,
         reduce=channel_sum,
+        signed=True,
+        quick_options={"samples": 40, **_FEW_SEGMENTS},
         aliases=("image_lime",),
     ),
     "rise": Method(
@@ -265,6 +299,8 @@ METHODS: dict[str, Method] = {
         "Petsiuk et al. 2018, eq. 6",
         requires=Capability.SCORES,
         reduce=channel_sum,
+        signed=True,
+        quick_options={"samples": 20, "cells": 3},
     ),
     "kernel_shap": Method(
         kernel_shap,
@@ -274,6 +310,9 @@ METHODS: dict[str, Method] = {
         "score sampling",
         requires=Capability.SCORES,
         reduce=channel_sum,
+        signed=True,
+        complete=True,
+        quick_options={"samples": 40, **_FEW_SEGMENTS},
         aliases=("shap",),
     ),
     "shapley_sampling": Method(
@@ -284,7 +323,9 @@ METHODS: dict[str, Method] = {
         "Kononenko 2010",
         requires=Capability.SCORES,
         reduce=channel_sum,
+        signed=True,
         complete=True,
+        quick_options={"samples": 4, **_FEW_SEGMENTS},
         aliases=("shapley_value_sampling", "shapley_values_sampling"),
     ),
     # The controls are not marked as class-agnostic: the tests of `seewhy.check` must detect that they are.
@@ -295,6 +336,7 @@ METHODS: dict[str, Method] = {
         "Binder et al. 2023, Shortcomings of top-down randomization-based sanity checks",
         requires=Capability.SCORES,
         reduce=channel_sum,
+        signed=True,
     ),
     "edges": Method(
         edges,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
@@ -28,9 +28,13 @@ class Method:
         paper: the paper that defines the method, with section or equation.
         requires: the capabilities that the model must have.
         reduce: function that reduces the channels of the raw result to one map.
-        complete: whether the attributions sum to score - baseline score.
+        signed: whether the raw result can be negative by definition, for some of its options.
+        complete: whether the attributions sum to score - baseline score; the kernel then returns the difference as
+            `convergence_delta`.
         class_agnostic: whether the map is the same for every class by definition.
         rules: backward rules, for families that compute a gradient at the input; without rules it is the ordinary one.
+        quick_options: options for a quick run, such as a small number of samples. They are used by tests, by
+            `seewhy.testing.check_method` and by the matrix of networks, and do not change what the method is.
         aliases: other names of the method, such as "saliency"; case, "-", "_" and spaces do not matter.
     """
 
@@ -41,9 +45,11 @@ class Method:
     _: KW_ONLY
     requires: Capability = Capability.SCORES | Capability.GRADIENTS
     reduce: Callable[[Values], Maps] = absolute_sum
+    signed: bool = False
     complete: bool = False
     class_agnostic: bool = False
     rules: tuple[BackwardRule, ...] = ()
+    quick_options: Mapping[str, Any] = field(default_factory=dict, compare=False)
     aliases: tuple[str, ...] = ()
 
     @property
@@ -52,9 +58,14 @@ class Method:
         return getattr(self.kernel, "__name__", type(self.kernel).__name__)
 
     @property
-    def reads(self) -> tuple[str, ...]:
+    def kernel_inputs(self) -> tuple[str, ...]:
         """Names of the kernel's positional parameters: the values that its family must pass."""
         return positional_parameters(self.kernel)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the result depends on the seed: the kernel is passed random numbers."""
+        return bool({"normal", "uniform"} & set(self.kernel_inputs))
 
     @property
     def options(self) -> Mapping[str, Option]:

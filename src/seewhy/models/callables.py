@@ -12,8 +12,8 @@ from torch import Tensor
 from seewhy.errors import ModelError
 
 NUMPY_FUNCTION = (
-    "the function computes with numpy arrays, so it has no gradient. Methods without gradients work: occlusion, "
-    "feature_ablation, lime, rise and kernel_shap."
+    "the function computes with numpy arrays, so it has no gradient. Perturbation methods, such as occlusion, "
+    "need none."
 )
 
 

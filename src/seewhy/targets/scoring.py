@@ -267,7 +267,7 @@ def score_gradients(
         if gradient is None:
             raise ModelError(
                 f"the score does not depend on {x_name} through autograd (a detach, a no_grad, a rounding, or numpy "
-                "on the way), so there is no gradient; occlusion, lime, rise and kernel_shap need none."
+                "on the way), so there is no gradient; perturbation methods, such as occlusion, need none."
             )
         if not is_finite(gradient):
             raise ModelError(f"the gradient of target {k} holds NaN or infinite values{non_finite_cause(model)}.")

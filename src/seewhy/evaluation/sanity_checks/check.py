@@ -214,7 +214,7 @@ def _is_sampled(method: str | Method | EnsembleMethod) -> bool:
     """Whether the map of a method depends on the seed."""
     if isinstance(method, EnsembleMethod):
         return method.ensemble.kind == "smooth" or _is_sampled(method.method)
-    return bool({"normal", "uniform"} & set(_method_record(method).reads)) and method != "random"
+    return _method_record(method).stochastic and method != "random"
 
 
 def _method_record(method: str | Method | EnsembleMethod) -> Method:
