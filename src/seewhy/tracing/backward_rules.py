@@ -18,6 +18,7 @@ from torch.autograd.graph import Node
 
 from seewhy.errors import ModelError
 
+from .autograd_graph import nodes_reachable_from
 from .outputs import iter_tensors
 
 BackwardRule = Callable[[Tensor, Tensor], Tensor]
@@ -53,7 +54,7 @@ def find_rectifiers(output: Any) -> Rectifiers:
     Raises:
         ModelError: the graph contains nodes whose operations were not recorded, or smooth activations and no rectifier.
     """
-    nodes = list(_graph_nodes(output))
+    nodes = list(nodes_reachable_from(t.grad_fn for t in iter_tensors(output)))
     opaque = sorted(
         {n.name().split("::")[-1] for n in nodes if isinstance(n, BackwardCFunction) or SCRIPTED_NODE in n.name()}
     )
@@ -95,31 +96,10 @@ def apply_backward_rule(rectifiers: Rectifiers | None, rule: BackwardRule | None
             handle.remove()
 
 
-def _graph_nodes(output: Any) -> Iterator[Node]:
-    pending = [t.grad_fn for t in iter_tensors(output) if t.grad_fn is not None]
-    reached = set(pending)
-    while pending:
-        node = pending.pop()
-        yield node
-        for following, _ in node.next_functions:
-            if following is not None and following not in reached:
-                reached.add(following)
-                pending.append(following)
-
-
 def nearest_rectifiers(output: Any) -> Rectifiers:
     """The rectifiers from which an output can be reached without passing another rectifier."""
-    nearest, pending = [], [t.grad_fn for t in iter_tensors(output) if t.grad_fn is not None]
-    reached = set(pending)
-    while pending:
-        node = pending.pop()
-        if _is_rectifier(node):
-            nearest.append(node)
-            continue
-        new = [following for following, _ in node.next_functions if following is not None and following not in reached]
-        reached.update(new)
-        pending += new
-    return Rectifiers(nearest, ())
+    nodes = nodes_reachable_from((t.grad_fn for t in iter_tensors(output)), stop=_is_rectifier)
+    return Rectifiers([node for node in nodes if _is_rectifier(node)], ())
 
 
 def is_activation(node: Node) -> bool:
