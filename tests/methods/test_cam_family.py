@@ -72,6 +72,7 @@ class ManyBiases(nn.Module):
 ACTIVATIONS = {
     "relu": F.relu, "gelu": F.gelu, "silu": nn.SiLU(inplace=True), "tanh": torch.tanh, "method": lambda h: h.sigmoid(),
     "hardswish": F.hardswish, "elu": nn.ELU(), "softplus": F.softplus, "clamp": lambda h: h.clamp(0.1, 1.5),
+    "log sigmoid": nn.LogSigmoid(),
 }  # fmt: skip
 
 

@@ -102,7 +102,7 @@ def _choose_layer(
 ) -> tuple[int | None, str]:
     """Index of the default feature layer, or None; and the reason."""
     ends = [t.grad_fn for t in outputs if t.grad_fn is not None]
-    ancestors = nodes_reachable_from(ends)
+    ancestors = set(nodes_reachable_from(ends))
     spatial = [
         i for i, (c, where) in enumerate(zip(calls, layouts, strict=True))
         if where is not None and where.spatial and c.edge is not None and c.edge.node in ancestors

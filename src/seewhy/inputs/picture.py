@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from seewhy.errors import InputError, check_choice
 
@@ -17,31 +17,15 @@ if TYPE_CHECKING:
 
     from seewhy.inputs.preprocessing import Preprocessing
 
-PICTURE_FORMATS = (
-    "PNG",
-    "JPEG",
-    "WEBP",
-    "GIF",
-    "BMP",
-    "TIFF",
-)  # not EPS, FITS, PSD: their parsers have a history of vulnerabilities
+# not EPS, FITS, PSD: their parsers have a history of vulnerabilities
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 50_000_000  # checked on the header, before anything is decoded
-EXIF_ORIENTATION = 0x0112
-EXIF_TRANSPOSITIONS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+# By the EXIF orientation. `ImageOps.exif_transpose` also writes all EXIF entries again, and raises if one is damaged.
+EXIF_TRANSPOSITIONS = dict(enumerate((
+    Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90,
+), start=2))  # fmt: skip
+RESAMPLING = {name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic", "lanczos")}
 
 
 def read_picture(source: Any) -> Image.Image:
@@ -96,7 +80,7 @@ def _too_large_message(name: str, pixels: str) -> str:
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         raise InputError(_too_large_message(name, f"{image.width}×{image.height}"))
-    transposition = EXIF_TRANSPOSITIONS.get(image.getexif().get(EXIF_ORIENTATION, 1))
+    transposition = EXIF_TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     image = image if transposition is None else image.transpose(transposition)
     if image.mode.startswith("I"):  # 16 bits, which PIL would clip at 255; mode "I" may hold 8-bit values
         numbers = np.asarray(image).astype(np.float64)

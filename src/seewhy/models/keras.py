@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from seewhy.errors import ModelError
 from seewhy.inputs.preprocessing import DEFAULT_SIZE, Preprocessing
 
 from .files import import_package
+from .function_observer import FunctionObserver
 
 MIN_VERSION = (3, 11, 3)  # earlier versions may execute code from model files (CVE-2025-9905)
 LAYOUT_OF_NDIM = {2: "NF", 3: "NTC", 4: "NHWC", 5: "NDHWC"}
@@ -69,50 +70,28 @@ def forward_logits(model: Any, x: Tensor, forward: Callable[[Any, Tensor], Any] 
         x: the batch in the model's own layout.
         forward: how the model is called, (model, x) -> output; None: model(x, training=False).
     """
-    with _SoftmaxRecorder() as recorder:
-        output = model(x, training=False) if forward is None else forward(model, x)
-    return recorder.without_softmax(output)
+    calls: deque[tuple[Tensor, Tensor]] = deque(maxlen=8)  # (output, input) of each softmax
 
-
-class _SoftmaxRecorder(TorchFunctionMode):
-    """Records input and output of the most recent softmax calls of this thread."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: deque[tuple[Tensor, Tensor]] = deque(maxlen=8)  # (output, input) of each softmax
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call `func`, as torch requires of a function mode, and record it if it is a softmax."""
-        result = func(*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "")
+    def record(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = func(*args, **kwargs)
         if name == "softmax" and args:
-            self.calls.append((result, args[0]))
+            calls.append((result, args[0]))
         elif name == "to":  # conversion of a probability to another precision
-            self.calls.extend([(result, z) for p, z in self.calls if p is args[0] and result is not p])
+            calls.extend([(result, z) for p, z in calls if p is args[0] and result is not p])
         return result
 
-    def without_softmax(self, output: Any) -> Any:
-        """Return the output with each result of a softmax replaced by its input (tuples, lists, dicts included)."""
-        if isinstance(output, dict):
-            return {key: self.without_softmax(value) for key, value in output.items()}
-        if isinstance(output, (list, tuple)):
-            return type(output)(map(self.without_softmax, output))
-        return next((z for p, z in self.calls if p is output), output)
+    with FunctionObserver(record):
+        output = model(x, training=False) if forward is None else forward(model, x)
+    return tree_map(lambda value: next((z for p, z in calls if p is value), value), output)
 
 
 def tensor_function(model: Any) -> Callable[[Tensor], Any]:
     """Return a model on a backend other than torch as a function from tensor to tensors, without gradients."""
     to_numpy = sys.modules["keras"].ops.convert_to_numpy
 
-    def to_torch(output: Any) -> Any:
-        if isinstance(output, dict):
-            return {key: to_torch(value) for key, value in output.items()}
-        if isinstance(output, (list, tuple)):
-            return type(output)(map(to_torch, output))
-        return torch.from_numpy(np.array(to_numpy(output)))
-
     def forward(x: Tensor) -> Any:
-        return to_torch(model(x.detach().cpu().numpy(), training=False))
+        output = model(x.detach().cpu().numpy(), training=False)
+        return tree_map(lambda value: torch.from_numpy(np.array(to_numpy(value))), output)
 
     return forward
 

@@ -7,7 +7,7 @@ attention is computed in separate operations instead, so that its weights are pa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary, ref
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from seewhy.axes.layout import FeatureLayout, find_feature_layout
 from seewhy.errors import ModelError
+from seewhy.models.function_observer import FunctionObserver
 
 from .autograd_graph import nodes_reachable_from, producing_node
 from .execution import ExecutionRecord, innermost_call, record_execution, spatial_grids
@@ -28,8 +28,6 @@ from .network_cache import cached_per_network
 from .outputs import iter_tensors
 
 if TYPE_CHECKING:
-    from torch.autograd.graph import Node
-
     from seewhy.model import Model
     from seewhy.types import Inputs
 
@@ -82,75 +80,72 @@ def record_attention() -> Iterator[list[AttentionWeights]]:
     Attention inside scripted and compiled modules is not observed.
     """
     recorded: list[AttentionWeights] = []
-    with _AttentionRecorder(recorded):
-        yield recorded
+    softmax_results: dict[int, Tensor] = {}  # results of softmax that no product has used yet
 
-
-class _AttentionRecorder(TorchFunctionMode):
-    def __init__(self, recorded: list[AttentionWeights]) -> None:
-        super().__init__()
-        self.recorded = recorded
-        self.softmax_results: dict[int, Tensor] = {}  # results of softmax that no product has used yet
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Called by torch in place of `func`."""
-        kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
-            return self.scaled_dot_product(*args, **kwargs)
-        if func is F.multi_head_attention_forward:
-            return self.multi_head(func, args, kwargs)
-        name = getattr(func, "__name__", "").strip("_")
-        if name in PRODUCT_FUNCTIONS and self.softmax_results:
-            for arg in args:
-                for tensor in arg if isinstance(arg, (tuple, list)) else (arg,):
-                    if self.softmax_results.pop(id(tensor), None) is not None:
-                        self.record(tensor)
+    def record(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if func in FUSED_FUNCTIONS:
+            result, weights = FUSED_FUNCTIONS[func](*args, **kwargs)
+            recorded.append(weights)
+            return result
+        if name in PRODUCT_FUNCTIONS and softmax_results:
+            recorded.extend(_with_edge(t) for t in iter_tensors(args) if softmax_results.pop(id(t), None) is not None)
         result = func(*args, **kwargs)
         if not isinstance(result, Tensor) or not args or not isinstance(args[0], Tensor):
             return result
         if name == "softmax":
             axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
             if result.ndim > 2 and axis in (-1, result.ndim - 1):
-                self.softmax_results[id(result)] = result
+                softmax_results[id(result)] = result
         elif (
             name in WEIGHT_PRESERVING_FUNCTIONS
-            and id(args[0]) in self.softmax_results
+            and id(args[0]) in softmax_results
             and result.shape[-2:] == args[0].shape[-2:]
         ):
-            self.softmax_results[id(result)] = result
+            softmax_results[id(result)] = result
         return result
 
-    def record(self, weights: Tensor) -> None:
-        edge = get_gradient_edge(weights) if weights.requires_grad else None
-        self.recorded.append(AttentionWeights(weights.detach(), edge))
+    with FunctionObserver(record):
+        yield recorded
 
-    def scaled_dot_product(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
-                dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
-                enable_gqa: bool = False) -> Tensor:  # fmt: skip
-        """softmax(Q K^T · scale + mask) V, with the weights recorded."""
-        if enable_gqa:
-            key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
-        scores = (query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)) @ key.transpose(-2, -1)
-        if is_causal:
-            scores = scores.masked_fill(~torch.ones_like(scores, dtype=torch.bool).tril(), -torch.inf)
-        if attn_mask is not None:
-            scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
-        weights = scores.softmax(-1)
-        if dropout_p:
-            weights = F.dropout(weights, dropout_p)
-        self.record(weights)
-        return weights @ value
 
-    def multi_head(self, func: Any, args: Any, kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        """Compute the attention of `nn.MultiheadAttention` and record its weights."""
-        need_weights, average = kwargs.get("need_weights", True), kwargs.get("average_attn_weights", True)
-        output, weights = func(*args, **kwargs | {"need_weights": True, "average_attn_weights": False})
-        # the returned weights are a view; the tensor that is multiplied with the values is the input of that view
-        edge = weights.grad_fn.next_functions[0] if weights.grad_fn is not None else None
-        self.recorded.append(AttentionWeights(weights.detach(), None if edge is None else GradientEdge(*edge)))
-        if not need_weights:
-            return output, None
-        return output, weights.mean(-3) if average else weights
+def _with_edge(weights: Tensor) -> AttentionWeights:
+    return AttentionWeights(weights.detach(), get_gradient_edge(weights) if weights.requires_grad else None)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+            is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+            ) -> tuple[Tensor, AttentionWeights]:  # fmt: skip
+    """softmax(Q K^T · scale + mask) V, and the weights."""
+    if enable_gqa:
+        key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
+    scores = (query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)) @ key.transpose(-2, -1)
+    if is_causal:
+        scores = scores.masked_fill(~torch.ones_like(scores, dtype=torch.bool).tril(), -torch.inf)
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
+    weights = scores.softmax(-1)
+    if dropout_p:
+        weights = F.dropout(weights, dropout_p)
+    return weights @ value, _with_edge(weights)
+
+
+def _attend_multi_head(*args: Any, **kwargs: Any) -> tuple[tuple[Tensor, Tensor | None], AttentionWeights]:
+    """The result of the attention of `nn.MultiheadAttention`, and its weights."""
+    need_weights, average = kwargs.get("need_weights", True), kwargs.get("average_attn_weights", True)
+    attend: Any = F.multi_head_attention_forward
+    output, weights = attend(*args, **kwargs | {"need_weights": True, "average_attn_weights": False})
+    # the returned weights are a view; the tensor that is multiplied with the values is the input of that view
+    edge = weights.grad_fn.next_functions[0] if weights.grad_fn is not None else None
+    recorded = AttentionWeights(weights.detach(), None if edge is None else GradientEdge(*edge))
+    if not need_weights:
+        return (output, None), recorded
+    return (output, weights.mean(-3) if average else weights), recorded
+
+
+FUSED_FUNCTIONS: dict[Any, Callable[..., tuple[Any, AttentionWeights]]] = {
+    F.scaled_dot_product_attention: _attend,
+    F.multi_head_attention_forward: _attend_multi_head,
+}
 
 
 def attention_plan(model: Model, x: Inputs, reduction_layer: str | None) -> AttentionPlan:
@@ -178,7 +173,7 @@ def _make_plan(model: Model, x: Inputs, reduction_layer: str | None) -> Attentio
             f"{ALTERNATIVES}."
         )
     shapes = ", ".join(dict.fromkeys(str(list(a.weights.shape)) for a in attentions))
-    reached = nodes_reachable_from([t.grad_fn for t in record.target_output if t.grad_fn is not None])
+    reached = set(nodes_reachable_from(t.grad_fn for t in record.target_output))
     if any(a.edge is None or a.edge.node not in reached for a in attentions):
         raise ModelError(
             f"the score of {name} does not depend on all of its attention through autograd; {ALTERNATIVES}."
@@ -251,8 +246,8 @@ def _block_layers(
     before the block's MLP, and the sum after it. The last one before the next attention is the output of the block.
     After the last attention, where the head of the model follows, it is the one with the same index.
     """
-    output_nodes = [t.grad_fn for t in record.target_output if t.grad_fn is not None]
-    reached = nodes_reachable_from(output_nodes)
+    output_nodes = [t.grad_fn for t in record.target_output]
+    reached = set(nodes_reachable_from(output_nodes))
     calls = {
         c.edge: c
         for c in reversed(record.calls)
@@ -262,7 +257,7 @@ def _block_layers(
     candidates: list[list[GradientEdge]] = [[] for _ in range(len(attentions) + 1)]  # by the attentions before them
     for edge in reversed(calls):
         if edge.node in reached and record.input_node not in nodes_reachable_from(output_nodes, without=edge.node):
-            ancestors: set[Node] = nodes_reachable_from([edge.node])
+            ancestors = set(nodes_reachable_from([edge.node]))
             candidates[sum(node in ancestors for node in attention_nodes)].append(edge)
     blocks = candidates[1:]
     if not all(blocks):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -20,21 +20,24 @@ VALUE_PRESERVING_NODES = {f"{name}Backward{i}" for i in (0, 1) for name in (
     "NativeDropout")}  # fmt: skip
 
 
-def nodes_reachable_from(nodes: list[Any], without: Node | None = None) -> set[Any]:
-    """All graph nodes on paths from `nodes` towards the input, `nodes` included.
+def nodes_reachable_from(
+    starts: Iterable[Node | None], without: Node | None = None, stop: Callable[[Node], bool] | None = None
+) -> Iterator[Node]:
+    """Iterate over the graph nodes on paths from `starts` towards the input, each once, depth first.
 
     Args:
-        nodes: the nodes to start at, such as those of the outputs.
+        starts: the nodes to start at, which are included, such as those of the outputs.
         without: a node that is treated as removed from the graph.
+        stop: whether the nodes that a node uses are left out.
     """
-    pending = [node for node in nodes if node is not without]
-    reached = set(pending)
+    pending, reached = list(starts), {without}
     while pending:
-        for following, _ in pending.pop().next_functions:
-            if following is not None and following is not without and following not in reached:
-                reached.add(following)
-                pending.append(following)
-    return reached
+        node = pending.pop()
+        if node is not None and node not in reached:
+            reached.add(node)
+            yield node
+            if stop is None or not stop(node):
+                pending += (following for following, _ in node.next_functions)
 
 
 def opaque_nodes(nodes: Iterable[Any]) -> list[str]:
@@ -55,8 +58,7 @@ def fix_batch_norm_gradients(outputs: Iterable[Tensor]) -> None:
     `flatten(2).transpose(1, 2)`) as contiguous: the result is permuted, without an error. Instance norm always calls
     batch norm with a batch of 1. Making the incoming gradient contiguous avoids it.
     """
-    nodes = [t.grad_fn for t in outputs if t.grad_fn is not None]
-    for node in nodes_reachable_from(nodes):
+    for node in nodes_reachable_from(t.grad_fn for t in outputs):
         if node.name() == BATCH_NORM_NODE:
             node.register_prehook(_contiguous_gradients)
 
@@ -67,6 +69,5 @@ def _contiguous_gradients(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor 
 
 def producing_node(node: Node) -> Node:
     """The node that computed the values of `node`, before any nodes that only moved them."""
-    while node.name() in VALUE_PRESERVING_NODES and node.next_functions and node.next_functions[0][0] is not None:
-        node = node.next_functions[0][0]
-    return node
+    *_, last = nodes_reachable_from([node], stop=lambda n: n.name() not in VALUE_PRESERVING_NODES)
+    return last

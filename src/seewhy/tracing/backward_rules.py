@@ -14,7 +14,7 @@ from torch.autograd.graph import Node
 from seewhy.errors import ModelError
 from seewhy.types import BackwardRule
 
-from .autograd_graph import opaque_nodes
+from .autograd_graph import nodes_reachable_from, opaque_nodes
 from .outputs import iter_tensors
 from .recorded_ops import NonlinearOp
 
@@ -46,7 +46,7 @@ def find_rectifiers(output: Any) -> Rectifiers:
     Raises:
         ModelError: the graph contains nodes whose operations were not recorded, or smooth activations and no rectifier.
     """
-    nodes = list(_graph_nodes(output))
+    nodes = list(nodes_reachable_from(t.grad_fn for t in iter_tensors(output)))
     opaque = opaque_nodes(nodes)
     if opaque:
         raise ModelError(
@@ -93,31 +93,10 @@ def _modified_gradients(
     return op.scatter(modified) if op.scatter else modified, *others
 
 
-def _graph_nodes(output: Any) -> Iterator[Node]:
-    pending = [t.grad_fn for t in iter_tensors(output) if t.grad_fn is not None]
-    reached = set(pending)
-    while pending:
-        node = pending.pop()
-        yield node
-        for following, _ in node.next_functions:
-            if following is not None and following not in reached:
-                reached.add(following)
-                pending.append(following)
-
-
 def nearest_rectifiers(output: Any) -> list[NonlinearOp]:
     """The rectifiers from which an output can be reached without passing another rectifier."""
-    nearest, pending = [], [t.grad_fn for t in iter_tensors(output) if t.grad_fn is not None]
-    reached = set(pending)
-    while pending:
-        node = pending.pop()
-        if _is_rectifier(node):
-            nearest.append(NonlinearOp(node, {}))
-            continue
-        new = [following for following, _ in node.next_functions if following is not None and following not in reached]
-        reached.update(new)
-        pending += new
-    return nearest
+    nodes = nodes_reachable_from((t.grad_fn for t in iter_tensors(output)), stop=_is_rectifier)
+    return [NonlinearOp(node, {}) for node in nodes if _is_rectifier(node)]
 
 
 def is_activation(node: Node) -> bool:

@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode, resolve_name
 
 from seewhy.models import module_tree
+from seewhy.models.function_observer import FunctionObserver
 
 from .outputs import iter_tensors
 
@@ -42,13 +42,21 @@ def observe_calls(module: nn.Module, observer: CallObserver) -> Iterator[None]:
         running.pop()
         return observer(name, layer, output)
 
-    def on_function(name: str, output: Tensor) -> Any:
+    def on_function(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         owner = layers[running[-1]]
-        if owner is module or module_tree.has_child_layers(owner):
-            return observer(f"{running[-1]}/{name}", None, output)
-        return None
+        if owner is not module and not module_tree.has_child_layers(owner):
+            return func(*args, **kwargs)
+        versions = [(t, t._version) for t in iter_tensors(args)]
+        result = func(*args, **kwargs)
+        if not _has_new_values(result, name, versions):
+            return result
+        name = name[1:] if name[1:] in OPERATOR_NAMES else name
+        replacement = observer(f"{running[-1]}/{name}", None, result)
+        if replacement is None:
+            return result
+        return result.copy_(replacement) if any(result is t for t, _ in versions) else replacement
 
-    with observe_layers(module, leave, enter), _FunctionObserver(on_function):
+    with observe_layers(module, leave, enter), FunctionObserver(on_function):
         yield
 
 
@@ -81,26 +89,17 @@ def observe_layers(
         yield
 
 
-class _FunctionObserver(TorchFunctionMode):
-    """Reports every torch function that computes new values; views and copies are not reported."""
+def _has_new_values(result: Any, name: str, versions: list[tuple[Tensor, int]]) -> bool:
+    """Whether a function computed new values: its result is no view or copy, nor a tensor of which only a flag was set.
 
-    def __init__(self, observer: Callable[[str, Tensor], Any]) -> None:
-        super().__init__()
-        self.observer = observer
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Called by torch in place of `func`."""
-        versions = [(t, t._version) for a in args for t in ((a,) if isinstance(a, Tensor) else iter_tensors(a))]
-        result = func(*args, **(kwargs or {}))
-        name = (resolve_name(func) or getattr(func, "__name__", "")).split(".")[-1].strip("_")
-        if not isinstance(result, Tensor) or name in COPY_FUNCTIONS or name == "get":
-            return result
-        if any(result._version == version if result is t else _share_storage(result, t) for t, version in versions):
-            return result  # a view, or a tensor of which only a flag was set
-        replacement = self.observer(name[1:] if name[1:] in OPERATOR_NAMES else name, result)
-        if replacement is None:
-            return result
-        return result.copy_(replacement) if any(result is t for t, _ in versions) else replacement
+    Args:
+        result: what the function returned.
+        name: the function's plain name.
+        versions: the tensors among its arguments, each with its version before the call.
+    """
+    if not isinstance(result, Tensor) or name in COPY_FUNCTIONS or name == "get":
+        return False
+    return not any(result._version == version if result is t else _share_storage(result, t) for t, version in versions)
 
 
 def _share_storage(a: Tensor, b: Tensor) -> bool:

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode, resolve_name
+from torch.overrides import resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from seewhy.models.function_observer import FunctionObserver
 
 # Functions that pass values of a tensor out of torch; the dispatcher does not see them, and the values may come back
 # as a constant.
@@ -136,7 +138,7 @@ def trace_ops(function: Callable[[Tensor], Any], x: Tensor) -> OpTrace:
 
 def _trace_once(function: Callable[[Tensor], Any], x: Tensor) -> OpTrace:
     recorder = _OpRecorder(x)
-    with _ExportGuard(), recorder:
+    with FunctionObserver(_refuse_export), recorder:
         output = function(x)
     output_id = recorder.value_id(output) if isinstance(output, Tensor) else None
     if output_id is None:
@@ -208,15 +210,12 @@ def _leaves(tree: Any) -> Iterator[Any]:
             yield from _leaves(part)
 
 
-class _ExportGuard(TorchFunctionMode):
-    """Raises `TraceError` where values of a tensor are passed out of torch."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Hook that torch calls instead of `func`."""
-        name = getattr(func, "__name__", "")
-        if name in EXPORTING_FUNCTIONS:
-            raise TraceError(f"the network passes tensor values out of torch through {resolve_name(func) or name}")
-        return func(*args, **(kwargs or {}))
+def _refuse_export(func: Any, _name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a torch function, unless it passes values of a tensor out of torch (`TraceError`)."""
+    name = getattr(func, "__name__", "")
+    if name in EXPORTING_FUNCTIONS:
+        raise TraceError(f"the network passes tensor values out of torch through {resolve_name(func) or name}")
+    return func(*args, **kwargs)
 
 
 class _OpRecorder(TorchDispatchMode):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_iter, tree_map
 
 
 def output_fields(output: Any) -> dict[str, Any]:
@@ -24,10 +25,12 @@ def output_fields(output: Any) -> dict[str, Any]:
 
 def iter_tensors(output: Any) -> Iterator[Tensor]:
     """Iterate over all tensors of an output, at any depth."""
-    if isinstance(output, Tensor):
-        yield output
-    for value in output_fields(output).values():
-        yield from iter_tensors(value)
+    for leaf in tree_iter(output):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        else:  # pytree does not know every structure, see `map_outputs`
+            for value in output_fields(leaf).values():
+                yield from iter_tensors(value)
 
 
 def describe_output(output: Any) -> str:
@@ -49,6 +52,33 @@ def is_finite(tensor: Tensor) -> bool:
         return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
+def map_outputs(function: Callable[..., Tensor], first: Any, *others: Any) -> Any:
+    """The output with each tensor replaced by `function(tensor, *tensors at the same place of the others)`.
+
+    The structure, and all that is no tensor, is that of the first output. Dataclasses, mappings that are no plain
+    dictionaries, and subclasses of tuple and list are leaves for pytree, and opened here.
+    """
+
+    def map_leaf(leaf: Any, *rest: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return function(leaf, *rest)
+        construct: Callable[..., Any] = type(leaf)
+        if isinstance(leaf, Mapping):
+            values = {key: map_outputs(function, leaf[key], *(r[key] for r in rest)) for key in leaf}
+            try:
+                return construct(values)
+            except TypeError:  # a mapping whose constructor has other parameters
+                return values
+        if is_dataclass(leaf) and not isinstance(leaf, type):
+            names = (f.name for f in fields(leaf))
+            return construct(**{n: map_outputs(function, *(getattr(o, n) for o in (leaf, *rest))) for n in names})
+        if isinstance(leaf, (tuple, list)):
+            return construct(map_outputs(function, list(leaf), *map(list, rest)))
+        return leaf
+
+    return tree_map(map_leaf, first, *others)
+
+
 def concatenate_outputs(outputs: list[Any], graph: bool = False) -> Any:
     """Concatenate the outputs of consecutive batches, field by field.
 
@@ -56,21 +86,13 @@ def concatenate_outputs(outputs: list[Any], graph: bool = False) -> Any:
         outputs: outputs of the same structure; fields that are no tensors are taken from the first.
         graph: keep the autograd graph and the device; else the result is detached and on the CPU.
     """
-    first = outputs[0]
-    if isinstance(first, Tensor):
-        joined = first if len(outputs) == 1 else torch.cat(outputs) if first.ndim else torch.stack(outputs)
+
+    def join(*tensors: Tensor) -> Tensor:
+        first = tensors[0]
+        joined = first if len(tensors) == 1 else torch.cat(tensors) if first.ndim else torch.stack(tensors)
         return joined if graph else joined.detach().cpu()
-    if isinstance(first, Mapping):
-        return _rebuild_mapping(first, {key: concatenate_outputs([o[key] for o in outputs], graph) for key in first})
-    if is_dataclass(first) and not isinstance(first, type):
-        return type(first)(
-            **{f.name: concatenate_outputs([getattr(o, f.name) for o in outputs], graph) for f in fields(first)}
-        )
-    if isinstance(first, (tuple, list)):
-        values = [concatenate_outputs([o[i] for o in outputs], graph) for i in range(len(first))]
-        construct: Callable[..., Any] = type(first)
-        return construct(*values) if hasattr(first, "_fields") else construct(values)
-    return first
+
+    return map_outputs(join, *outputs)
 
 
 def select_samples(output: Any, start: int, stop: int, count: int) -> Any:
@@ -82,23 +104,4 @@ def select_samples(output: Any, start: int, stop: int, count: int) -> Any:
         stop: index after the last sample.
         count: number of samples; tensors whose first axis has another size are returned unchanged.
     """
-    if isinstance(output, Tensor):
-        return output[start:stop] if output.ndim and len(output) == count else output
-    if isinstance(output, Mapping):
-        return _rebuild_mapping(
-            output, {key: select_samples(value, start, stop, count) for key, value in output.items()}
-        )
-    values = [select_samples(value, start, stop, count) for value in output_fields(output).values()]
-    if is_dataclass(output) and not isinstance(output, type):
-        return type(output)(**dict(zip((f.name for f in fields(output)), values, strict=True)))
-    if isinstance(output, (tuple, list)):
-        construct: Callable[..., Any] = type(output)
-        return construct(*values) if hasattr(output, "_fields") else construct(values)
-    return output
-
-
-def _rebuild_mapping(first: Mapping[Any, Any], values: dict[Any, Any]) -> Any:
-    try:
-        return type(first)(values)  # type: ignore[call-arg]
-    except TypeError:  # a mapping whose constructor has other parameters
-        return values
+    return map_outputs(lambda t: t[start:stop] if t.ndim and len(t) == count else t, output)

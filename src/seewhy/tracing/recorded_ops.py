@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
-from torch.overrides import TorchFunctionMode
 
 from seewhy.errors import ModelError
+from seewhy.models.function_observer import FunctionObserver
 
 from .autograd_graph import nodes_reachable_from, op_name, opaque_nodes
 
@@ -73,27 +73,19 @@ class NonlinearOp(NamedTuple):
 def record_elementwise_calls() -> Iterator[dict[Node, ElementwiseCall]]:
     """Record the elementwise calls of this thread's forward passes; those inside scripted modules are not observed."""
     calls: dict[Node, ElementwiseCall] = {}
-    with _ElementwiseRecorder(calls):
-        yield calls
 
-
-class _ElementwiseRecorder(TorchFunctionMode):
-    def __init__(self, calls: dict[Node, ElementwiseCall]) -> None:
-        super().__init__()
-        self.calls = calls
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Called by torch in place of `func`."""
-        kwargs = kwargs or {}
+    def record(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         first = args[0] if args else kwargs.get("input")
-        name = getattr(func, "__name__", "").strip("_")
         if name not in ELEMENTWISE_FUNCTIONS or not isinstance(first, Tensor) or not first.requires_grad:
             return func(*args, **kwargs)
         copy = first.detach().clone()  # the function may overwrite its input
         result = func(*args, **kwargs)
         other = {key: value for key, value in kwargs.items() if key not in {"input", "out"}}
-        self.calls[result.grad_fn] = ElementwiseCall(lambda z: func(z, *args[1:], **other), copy)
+        calls[result.grad_fn] = ElementwiseCall(lambda z: func(z, *args[1:], **other), copy)
         return result
+
+    with FunctionObserver(record):
+        yield calls
 
 
 def is_elementwise_node(node: Any) -> bool:
@@ -112,7 +104,7 @@ def nonlinear_ops_with_values(done: RecordedPass, reference: RecordedPass | None
     Raises:
         ModelError: the network performs other operations for the reference, or ops whose values were not recorded.
     """
-    nodes = nodes_reachable_from([t.grad_fn for t in done.outputs if t.grad_fn is not None])
+    nodes = list(nodes_reachable_from(t.grad_fn for t in done.outputs))
     unrecorded = {op_name(node) for node in nodes if is_elementwise_node(node) and node not in done.calls}
     unrecorded.update(opaque_nodes(nodes))
     if unrecorded:
