@@ -87,8 +87,11 @@ def test_cam_with_target_per_sample_and_contrast_target():
     assert torch.allclose(contrast, both[:, 0] - both[:, 1], rtol=1e-12, atol=1e-12)
 
 
-def test_cam_does_not_depend_on_methods_of_the_same_call():
+@pytest.mark.parametrize("in_place", [False, True])
+def test_cam_does_not_depend_on_methods_of_the_same_call(in_place):
+    """With the gradient at the input, the operations before the layer are recorded too; also those overwritten."""
     net = network(POOLED_HEADS["mean"][0])
+    net.rectifier.inplace = in_place
     alone = explain_cam(net, X, target=1).values
     together = seewhy.explain(net, X, ["gradient", "cam"], target=1, feature_layer="rectifier", upsample="none")
     assert torch.equal(together[1].values, alone)
