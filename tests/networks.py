@@ -22,6 +22,12 @@ def random_input(*shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 
 
+def observed(net, x):
+    """The network after its one-time passes for inputs of this size: layout and probe."""
+    seewhy.explain(net, x[:1], "centre", target=0)
+    return net
+
+
 def small_classifier(rank=2, classes=4, pooled_size=2):
     """Two convolutions, mean pooling and a linear layer, for inputs with 3 channels and `rank` spatial axes."""
     conv, pool = [(nn.Conv1d, nn.AdaptiveAvgPool1d), (nn.Conv2d, nn.AdaptiveAvgPool2d),

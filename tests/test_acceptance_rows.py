@@ -354,18 +354,18 @@ def test_device_is_where_a_function_is_evaluated(device):
         seen.append(x.device.type)
         raise Stop
 
-    with pytest.raises(Stop):
+    with pytest.raises(seewhy.ModelError, match="Stop"):
         seewhy.explain(score, X, "occlusion", target=1, device=device)
     assert set(seen) == {device}
 
 
 @pytest.mark.row(108, 123)
 def test_gradcam_with_reduction_layer_prob_and_jet_overlay():
-    """The softmax layer is explained, not the logits; the overlay is half picture, half jet."""
+    """The probability after the softmax layer is explained, not the logit; the overlay is half picture, half jet."""
     net = nn.Sequential(
         OrderedDict([*((f"l{i}", layer) for i, layer in enumerate(small_classifier())), ("prob", nn.Softmax(1))])
     )
-    e = seewhy.explain(net, X[:1], "gradcam", target=1, feature_layer="l3", reduction_layer="prob")
+    e = seewhy.explain(net, X[:1], "gradcam", target=1, score="probability", feature_layer="l3", reduction_layer="prob")
     assert (e.feature_layer, e.reduction_layer) == ("l3", "prob")
     features = net[:4](X[:1]).detach().requires_grad_()
     logits = net[4:-1](features)

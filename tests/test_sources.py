@@ -33,12 +33,13 @@ def test_load_googlenet_by_name(monkeypatch):
 @pytest.mark.row(8, 80)
 @pytest.mark.parametrize("method", ["gradient", "guided_backprop"])
 def test_reduction_layer_before_softmax(method):
-    """`reduction_layer` excludes the softmax at the end."""
+    """`reduction_layer` excludes the softmax at the end, and score="probability" includes it."""
     net, x = small_classifier(), random_input(2, 3, 8, 9)
     whole = nn.Sequential(*net, nn.Softmax(1))
     given = seewhy.explain(whole, x, method, target=2, reduction_layer="6").values
     torch.testing.assert_close(given, seewhy.explain(net, x, method, target=2).values, rtol=0, atol=0)
-    assert (given - seewhy.explain(whole, x, method, target=2).values).abs().max() > 1e-3
+    probability = seewhy.explain(whole, x, method, target=2, score="probability")
+    assert (given - probability.values).abs().max() > 1e-3
 
 
 @pytest.mark.row(10)

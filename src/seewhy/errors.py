@@ -3,6 +3,8 @@
     SeewhyError
     ├── InputError        (also ValueError)   the input cannot be used
     ├── ModelError                            the model cannot compute what is requested
+    │   ├── NoFeatureLayerError               no layer has positions of this input
+    │   └── NoGradientError                   a score has no gradient at the input or a layer
     ├── OptionError       (also ValueError)   an argument has a value that is not allowed
     └── UnknownNameError  (also KeyError)     a method, option, label or layer that does not exist
 
@@ -25,6 +27,14 @@ class InputError(SeewhyError, ValueError):
 
 class ModelError(SeewhyError):
     """The model cannot compute what is requested."""
+
+
+class NoFeatureLayerError(ModelError):
+    """No layer, or not the named one, has positions of this input."""
+
+
+class NoGradientError(ModelError):
+    """A score does not depend through autograd on the input or layer whose gradient is needed."""
 
 
 class OptionError(SeewhyError, ValueError):

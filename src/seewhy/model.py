@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,10 @@ class Model:
         labels: class names, or None.
         layout: one letter per axis of the input, such as "NHWC"; None means "NC" followed by the other axes ("NF" for
             two axes).
+        input_layouts: for several inputs, the layout of each by position or name.
+        output_layout: one letter per axis of the output, such as "NHWC"; None: unknown, or one axis of classes.
+        data_layout: one letter per axis of the data that users pass, if it differs from `layout`; without N, the data
+            is one sample.
         preparation: a `Preprocessing`, or a function that turns any source into a batch; None: only tensors are
             accepted.
         name: the network's name in messages and figures.
@@ -46,6 +50,9 @@ class Model:
     capabilities: Capability = Capability.SCORES | Capability.GRADIENTS
     labels: tuple[str, ...] | None = None
     layout: str | None = None
+    input_layouts: Mapping[Any, str] | None = None
+    output_layout: str | None = None
+    data_layout: str | None = None
     preparation: Preprocessing | Callable[[Any], Tensor] | None = None
     name: str = "network"
     call: Callable[[Any, Tensor], Any] | None = None

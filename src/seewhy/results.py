@@ -299,7 +299,7 @@ class Explanation:
         labels: class names, [N][K].
         scores: [N, K] the explained scores.
         score: which score of a class: "logit", "probability", "log_probability", "margin".
-        probabilities: [N, K] softmax of the explained classes, or None.
+        probabilities: [N, K] softmax, or sigmoid, of the explained classes, or None.
         output: the model's whole output, unchanged.
         input: [N, C, *S] what was explained.
         preparation: the `Preprocessing` of the input, if any.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from seewhy.engine.explain import explain
 from seewhy.engine.families import FAMILIES
-from seewhy.errors import InputError
+from seewhy.errors import InputError, ModelError
 from seewhy.methods import METHODS, Method
 
 
@@ -184,8 +184,8 @@ def _check_no_side_effects_after_error(run: ExplainFunction, make: NetworkFactor
         try:
             run(net, inputs())
             raise AssertionError(f"an error raised in layer {index} of the network was suppressed")
-        except ZeroDivisionError:
-            pass
+        except ModelError as error:
+            _require(isinstance(error.__cause__, ZeroDivisionError), f"the cause is not the error of layer {index}")
         after = state(net)
         for key in before:
             _require(

@@ -15,12 +15,12 @@ from .errors import check_choice
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Float, Int64
+    from jaxtyping import Float, Int64, Num
     from torch import Tensor
 
     Baseline = int | float | str | list[float] | tuple[float, ...] | Tensor | np.ndarray | None
 
-    Inputs = Float[Tensor, "N C *S"]
+    Inputs = Num[Tensor, "N C *S"]  # whole numbers where the network takes them
     Values = Float[Tensor, "N K C *S"]
     Features = Float[Tensor, "N A *R"]  # a layer's output: A channels on a grid *R
     FeatureGradients = Float[Tensor, "N K A *R"]  # the gradient of each target score with respect to the features

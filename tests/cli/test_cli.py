@@ -118,6 +118,23 @@ def test_explain_command_with_bad_input_prints_one_line(cat, tmp_path, capsys, a
     assert not list(tmp_path.glob("seewhy-out/*")), "nothing half done is left"
 
 
+@pytest.mark.parametrize("place", ["factory", "forward"])
+def test_error_of_the_users_network_prints_one_line(cat, tmp_path, capsys, monkeypatch, place):
+    body = "raise ZeroDivisionError('oh')" if place == "factory" else "return Net()"
+    (tmp_path / f"broken_{place}.py").write_text(
+        "import torch\n\n\nclass Net(torch.nn.Module):\n    def forward(self, x):\n        raise KeyError('oh')\n\n\n"
+        f"def make():\n    {body}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for command in ("predict", "explain"):
+        assert main([command, cat, "--model", f"py:broken_{place}:make", "--allow-code"]) == 3
+        said = capsys.readouterr()
+        assert ("ZeroDivisionError: oh" if place == "factory" else "KeyError: 'oh'") in said.err
+        assert "Traceback" not in said.err
+        assert said.err.count("\n") == 1
+        assert not said.out
+
+
 def test_internal_error_prints_one_line(cat, capsys, monkeypatch):
     def broken(*_, **__):
         raise ZeroDivisionError("oh")

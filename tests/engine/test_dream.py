@@ -426,7 +426,7 @@ def test_dream_does_not_change_network_after_error(place):
 
     handle = net[place].register_forward_hook(fail_in_ascent)
     before = testing.state(net)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(seewhy.ModelError, match="ZeroDivisionError"):
         seewhy.dream(net, "8", [0, 3], size=(9, 12), iterations=20)
     assert testing.states_equal(before, testing.state(net))
     handle.remove()
@@ -514,12 +514,17 @@ def test_unsuitable_models_are_rejected():
     with pytest.raises(seewhy.ModelError, match="dream needs gradients, network has scores"):
         seewhy.dream(scores, None, 0)
     with pytest.raises(seewhy.OptionError, match=r"consists of probabilities, which saturate.*name the layer before"):
-        seewhy.dream(nn.Sequential(small_network(), nn.Softmax(1)), None, 0, size=8)
+        seewhy.dream(seewhy.wrap(small_network(), forward=lambda n, x: 2 ** n(x) / (2 ** n(x)).sum(1, True)), None, 0,
+                     size=8)  # fmt: skip
     vit = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, embed_dim=24, num_heads=2).eval()
-    with pytest.raises(
-        seewhy.ModelError, match=r"VisionTransformer does not accept an input of shape \[1, 3, 40, 40\]"
-    ):
+    with pytest.raises(seewhy.ModelError, match=r"VisionTransformer failed on an input of shape \[1, 3, 40, 40\]"):
         seewhy.dream(vit, "head", 0, size=40)
+
+
+def test_final_softmax_is_left_out():
+    plain, soft = small_network(), nn.Sequential(small_network(), nn.Softmax(1))
+    a, b = (seewhy.dream(net, None, 2, size=8, iterations=2, pyramid_levels=1) for net in (plain, soft))
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
 def test_error_names_channel_with_zero_gradient():

@@ -231,11 +231,18 @@ def test_check_targets():
         seewhy.check(net, x, "gradient", target=[1, 2])
 
 
-@pytest.mark.parametrize(("classes", "soft", "why"), [(1, False, "one score"), (2, True, "two probabilities"),
-                                                      (2, False, ""), (3, True, "")])  # fmt: skip
-def test_check_without_other_class(classes, soft, why):
-    net = small_classifier(2, classes)
-    net = nn.Sequential(net, nn.Softmax(1)) if soft else net
+class HiddenSoftmax(nn.Module):
+    """A softmax that is not recognized as one."""
+
+    def forward(self, z):
+        return z.exp() / z.exp().sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize(("classes", "end", "why"), [
+    (1, nn.Identity(), "one score"), (2, HiddenSoftmax(), "two probabilities"), (2, nn.Softmax(1), ""),
+    (2, nn.Identity(), ""), (3, HiddenSoftmax(), "")])  # fmt: skip
+def test_check_without_other_class(classes, end, why):
+    net = nn.Sequential(small_classifier(2, classes), end)
     x = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(2)).double()
     one = seewhy.check(net, x, "gradient")["gradient"].tests["T3"]
     assert (one.verdict == "NOT APPLICABLE") == bool(why)

@@ -570,7 +570,7 @@ def test_measure_has_no_side_effects(check):
     assert testing.states_equal(before, testing.state(net))
     handle = net[3].register_forward_hook(lambda *_: 1 / 0)
     before = testing.state(net)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(seewhy.ModelError, match="ZeroDivisionError"):
         seewhy.measure(net, e, check, **options_of(check, e))
     assert testing.states_equal(before, testing.state(net))
     handle.remove()

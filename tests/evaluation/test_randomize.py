@@ -392,3 +392,80 @@ def test_randomize_rejects_invalid_arguments(net):
         seewhy.randomize(net, 1, x=X, how="zeros")
     with pytest.raises(OptionError, match="reset"):
         seewhy.randomize(net, 1, x=X, statistics="forget")
+
+
+# --- weights that are computed from other parameters
+
+
+def old_spectral_norm(layer):
+    return torch.nn.utils.spectral_norm(layer)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+def old_weight_norm(layer):
+    return torch.nn.utils.weight_norm(layer)
+
+
+def normalized_network(normalize):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        normalize(nn.Conv2d(3, 6, 3)), nn.ReLU(), normalize(nn.ConvTranspose2d(6, 4, 3)), nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(), normalize(nn.Linear(16, 5)),
+    )  # fmt: skip
+    for _ in range(20):
+        net(X)
+    with torch.no_grad():
+        for name, w in net.named_parameters():
+            if name.endswith(("_g", "original0")):
+                w.mul_(torch.rand_like(w) + 0.5)
+    return net.eval()
+
+
+@pytest.mark.parametrize("how", ["init", "permute", "small_normal"])
+@pytest.mark.parametrize("normalize", [nn.utils.parametrizations.spectral_norm, old_spectral_norm])
+@pytest.mark.parametrize("training", [False, True])
+def test_randomized_weight_has_spectral_norm_one(normalize, how, training):
+    net = normalized_network(normalize).train(training)
+    before = state(net)
+    randomized = seewhy.randomize(net, 1, 30, x=X, how=how, seed=2).module
+    assert states_equal(before, state(net))
+    assert randomized.training == training
+    randomized.eval()(X)
+    for i, axis in ((0, 0), (2, 1), (5, 0)):
+        matrix = randomized[i].weight.detach().movedim(axis, 0).flatten(1)
+        assert not torch.allclose(matrix, net[i].weight.detach().movedim(axis, 0).flatten(1), atol=1e-2)
+        assert torch.linalg.svdvals(matrix)[0] == pytest.approx(1, abs=1e-4)
+
+
+def test_only_the_vectors_of_randomized_layers_change():
+    net = normalized_network(nn.utils.parametrizations.spectral_norm)
+    randomized = seewhy.randomize(net, "2", x=X).module
+    equal = {n: torch.equal(t, dict(net.named_buffers())[n]) for n, t in randomized.named_buffers()}
+    assert [n for n, same in equal.items() if not same] == [f"2.parametrizations.weight.0._{v}" for v in "uv"]
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+@pytest.mark.parametrize("normalize", [nn.utils.parametrizations.weight_norm, old_weight_norm])
+def test_randomized_weight_norm_has_the_initial_distribution(normalize):
+    """With g = ||v|| the weight is v, of the same values as a layer without normalization."""
+    net, plain = normalized_network(normalize), normalized_network(lambda layer: layer)
+    randomized = seewhy.randomize(net, 1, 30, x=X, seed=2)
+    for i in (0, 2, 5):
+        layer, bound = randomized.module[i], 1 / math.sqrt(plain[i].weight[0].numel())
+        names = {n.rpartition(".")[2]: w for n, w in layer.named_parameters()}
+        g, v = (
+            (names["weight_g"], names["weight_v"]) if "weight_g" in names else (names["original0"], names["original1"])
+        )
+        torch.testing.assert_close(g, torch.norm_except_dim(v, 2, 0))
+        torch.testing.assert_close(layer.weight, v)
+        assert 0.8 * bound < v.abs().max() <= bound
+    randomized.forward(X)
+    permuted = seewhy.randomize(net, 1, 30, x=X, how="permute")
+    for (name, w), other in zip(net.named_parameters(), permuted.module.parameters(), strict=True):
+        torch.testing.assert_close(w.flatten().sort().values, other.flatten().sort().values, msg=name)
+
+
+def test_check_of_a_network_with_spectral_norm():
+    net = normalized_network(old_spectral_norm)
+    net(X)  # its weights are no leaves of the graph
+    assert seewhy.check(net, X, "gradient") is not None

@@ -330,25 +330,26 @@ class Counted(nn.Module):
 
     def cost(self, **options):
         before = self.forwards
-        e = seewhy.explain(self, X, METHOD, target=1, **options)
+        e = seewhy.explain(self, X, METHOD, target=1, probe=False, **options)
         return e.feature_layer, self.forwards - before
 
 
 def test_selection_is_cached():
     net = seeded(Counted)
-    assert [net.cost() for _ in range(3)] == [("act", 2), ("act", 1), ("act", 1)]
+    # the layout of the input, the selection, and the batch
+    assert [net.cost() for _ in range(3)] == [("act", 3), ("act", 1), ("act", 1)]
     assert net.cost(feature_layer="inside.1") == ("inside.1", 1)
     before, net.act = net.act, nn.Identity()
-    assert [net.cost(), net.cost()] == [("inside.1", 2), ("inside.1", 1)]
+    assert [net.cost(), net.cost()] == [("inside.1", 3), ("inside.1", 1)]
     net.act = before
-    assert net.cost() == ("act", 2)
+    assert net.cost() == ("act", 3)
     assert net.cost(reduction_layer="head") == ("act", 2)
     assert [net.cost(reduction_layer="head"), net.cost()] == [("act", 1), ("act", 1)]
 
 
 def test_selection_is_cached_per_network():
     first, second = seeded(Counted), seeded(Counted)
-    assert [first.cost(), second.cost(), first.cost()] == [("act", 2), ("act", 2), ("act", 1)]
+    assert [first.cost(), second.cost(), first.cost()] == [("act", 3), ("act", 3), ("act", 1)]
 
 
 def test_selection_is_cached_per_input_size():

@@ -302,7 +302,8 @@ def heads_before_samples(z):
         (windowed_attention, r"\[4, 4, 4\].*not one matrix per head over a grid"),
         (channel_attention, r"\[1, 8, 8\].*not one matrix per head over a grid"),
         (attention_to_fewer_keys, "attention of 16 queries to 4 keys"),
-        (attention_without_graph, "does not depend on all of its attention"),
+        (attention_without_graph, "does not depend on its attention"),
+        (lambda z: F.scaled_dot_product_attention(z, z, z).detach() + z, "does not depend on its attention"),
         (heads_before_samples, "heads before samples"),
         (
             lambda z: attention_to_fewer_keys(F.scaled_dot_product_attention(z, z, z)),
@@ -420,8 +421,44 @@ def test_attention_methods_with_reduction_layer():
     part = seewhy.explain(net, x, ATTENTION_METHODS, reduction_layer="head", target=2)
     for one, other in zip(whole, part, strict=True):
         assert torch.allclose(one.values, other.values, rtol=1e-12)
-    with pytest.raises(seewhy.ModelError, match="does not depend on all of its attention"):
-        seewhy.explain(net, x, "rollout", reduction_layer="blocks.0.mlp", target=lambda z: z.sum((1, 2)))
+    e = seewhy.explain(net, x, "rollout", reduction_layer="blocks.0.mlp", target=lambda z: z.sum((1, 2)))
+    with torch.no_grad(), record_attention() as attentions:
+        net(x)
+    weights = attentions[0].weights.mean(1)  # the score does not depend on the attentions of later blocks
+    expected = (weights.mean(1) + 1 / weights.shape[-1]) / 2
+    torch.testing.assert_close(e.values.flatten(), expected[0, -e.values.numel() :])
+
+
+class UnusedAttention(nn.Module):
+    """A transformer of two blocks, with attentions whose results are not used before, between and after them."""
+
+    def __init__(self, unused):
+        super().__init__()
+        self.unused = unused
+        self.embed, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 4)
+        self.blocks = nn.ModuleList(nn.MultiheadAttention(8, 2, batch_first=True) for _ in range(2))
+        self.other = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        z = self.embed(x).flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            if self.unused:
+                self.other(z, z[:, ::3], z[:, ::3])
+            z = z + block(z, z, z, need_weights=False)[0]
+        if self.unused:
+            F.scaled_dot_product_attention(z, z, z)
+        return self.head(z.mean(1))
+
+
+@pytest.mark.parametrize("name", ATTENTION_METHODS)
+def test_attention_that_is_not_used_changes_no_map(name):
+    torch.manual_seed(0)
+    nets = [UnusedAttention(unused).double().eval() for unused in (True, False)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    x = torch.randn(3, 3, 16, 12, dtype=torch.float64)
+    e, expected = (seewhy.explain(net, x, name, target=[1, 3], batch_size=2) for net in nets)
+    torch.testing.assert_close(e.values, expected.values, rtol=1e-12, atol=0)
+    assert e.layer_reason == expected.layer_reason + "; 3 not on the way from the input to the score are not used"
 
 
 def test_score_independent_of_attention_is_noted():

@@ -130,11 +130,6 @@ REFUSED_HEADS = {
     "branches of one linear layer": (lambda f, net: net.linear(f.mean((2, 3)) + f.sum((2, 3))), "joined by add"),
     "gate": (lambda f, net: net.linear(f.mean((2, 3)) * f.sum((2, 3))), "joined by mul"),
     "no linear layer": (lambda f, net: f.mean((2, 3)), "no linear layer follows it"),
-    "softmax": (
-        lambda f, net: net.linear(f.mean((2, 3))).softmax(1),
-        "softmax is applied to the result: explain its input, as by reduction_layer",
-    ),
-    "sigmoid": (lambda f, net: net.linear(f.mean((2, 3))).sigmoid(), "sigmoid is applied to the result"),
 }
 
 

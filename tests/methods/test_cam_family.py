@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.networks import random_input, small_classifier, with_random_weights
+from tests.networks import observed, random_input, small_classifier, with_random_weights
 from torch import nn
 from torch.nn import functional as F
 
@@ -228,6 +228,7 @@ def expected_masked_maps(net, x, name, layer):
 )  # fmt: skip
 def test_layer_masks_start_from_layer_only_without_bypass(net, layer, full_passes, name):
     net, x = with_random_weights(net.double()), random_input(2, 3, 8, 9)
+    observed(net, x)
     forwards = []
     handle = net.register_forward_pre_hook(lambda m, a: forwards.append(len(a[0])))
     e = seewhy.explain(net, x, name, target=[0, 1, 2], feature_layer=layer, upsample="none")

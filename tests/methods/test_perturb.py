@@ -778,9 +778,7 @@ def test_gradient_method_on_numpy_function_is_refused(linear, name):
         lambda x: np.asarray(x).reshape(len(x), -1) @ weight.T + bias,
         lambda x: x.astype("float64").reshape(len(x), -1) @ weight.T + bias,
     ):
-        with pytest.raises(
-            seewhy.ModelError, match=r"numpy arrays.*Perturbation methods, such as occlusion, need none"
-        ):
+        with pytest.raises(seewhy.ModelError, match=r"numpy arrays.*Methods that need no gradient: occlusion"):
             seewhy.explain(f, X, name)
 
 

@@ -182,8 +182,8 @@ def test_explain_uses_logits_and_keeps_softmax_in_model(keras_and_torch, float64
         (direct,) = torch.autograd.grad(logits[:, k].sum(), leaf, retain_graph=True)
         torch.testing.assert_close(e.values[:, k], direct.permute(0, 3, 1, 2), rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(e.scores, logits.detach())
-    torch.testing.assert_close(e.output, logits.detach())
     probabilities = net(x, training=False).detach()
+    torch.testing.assert_close(e.output, probabilities)
     torch.testing.assert_close(e.probabilities, probabilities)
     assert e.notes[0].startswith("the softmax at the end")
     assert seewhy.explain(without_softmax, x, "gradient").notes == ()
@@ -195,7 +195,7 @@ def test_explain_uses_logits_and_keeps_softmax_in_model(keras_and_torch, float64
 
 
 @pytest.mark.parametrize("kind", ["layer", "activation", "sequential", "two", "subclass", "inner softmax", "half"])
-def test_wrap_removes_final_softmax_only(kind):
+def test_logits_are_those_before_the_final_softmax_only(kind):
     into = keras.Input((6,))
     hidden = L.Dense(5, activation="softmax" if kind == "inner softmax" else "relu")(into)
     without_softmax = L.Dense(3)(hidden)
@@ -226,11 +226,34 @@ def test_wrap_removes_final_softmax_only(kind):
         net(torch.zeros(1, 6))
     x = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
     expected = logits_model(x, training=False).detach()
-    model = seewhy.wrap(net)
-    output = model.forward(x)
-    for one in output if kind == "two" else [output]:
-        torch.testing.assert_close(one.detach().float(), expected, atol=2e-3 if kind == "half" else 1e-6, rtol=1e-3)
-    assert any("softmax" in note for note in model.notes) == (kind != "inner softmax")
+    forwards = [lambda net, x, i=i: net(x)[i] for i in range(2)] if kind == "two" else [None]
+    for forward in forwards:
+        e = seewhy.explain(seewhy.wrap(net, forward=forward), x, "gradient", target=[0, 1, 2])
+        torch.testing.assert_close(e.scores.float(), expected, atol=2e-3 if kind == "half" else 1e-6, rtol=1e-3)
+        assert any("softmax" in note for note in e.notes) == (kind != "inner softmax")
+
+
+def test_each_of_many_softmax_heads_is_explained_by_its_logit():
+    into = keras.Input((8,))
+    net = keras.Model(into, [L.Dense(3, activation="softmax", name=f"h{k}")(into) for k in range(9)])
+    x = torch.rand(2, 8, generator=torch.Generator().manual_seed(0))
+    for k in range(9):
+        e = seewhy.explain(seewhy.wrap(net, forward=lambda n, x, k=k: n(x)[k]), x, "gradient", target=1)
+        head = net.get_layer(f"h{k}")
+        torch.testing.assert_close(e.scores[:, 0], (x @ head.kernel.value + head.bias.value)[:, 1].detach())
+        torch.testing.assert_close(e.probabilities[:, 0], net(x)[k][:, 1].detach())
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_activation_of_a_reduction_layer_is_left_out(activation):
+    net = keras.Sequential([keras.Input((8,)), L.Dense(5, activation=activation, name="head"), L.Dense(2)])
+    x, head = torch.rand(2, 8, generator=torch.Generator().manual_seed(0)), net.get_layer("head")
+    e = seewhy.explain(net, x, "gradient", target=1, reduction_layer="head")
+    torch.testing.assert_close(e.scores[:, 0], (x @ head.kernel.value + head.bias.value)[:, 1].detach())
+    assert e.notes == (f"the {activation} at the end of layer 'head' is left out: the score is the logit before it",)
+    p = seewhy.explain(net, x, "gradient", target=1, reduction_layer="head", score="probability")
+    torch.testing.assert_close(p.scores[:, 0], head(x)[:, 1].detach())
+    assert not any("already" in note for note in p.notes)
 
 
 @pytest.mark.row(131, 150)
@@ -426,7 +449,7 @@ def test_load_keras_file(ending, picture_network, tmp_path):
         x[0], torch.from_numpy(picture).float()
     )  # the Rescaling layer expects values in [0, 255]
     assert any("Rescaling" in note for note in model.notes)
-    torch.testing.assert_close(model.forward(x).softmax(1), picture_network(x, training=False))
+    torch.testing.assert_close(model.forward(x), picture_network(x, training=False))
     e = seewhy.explain(model, picture, "integrated_gradients", steps=4)
     assert e.maps.shape == (1, 1, 12, 16)
     assert any("black picture" in note for note in e.notes)

@@ -584,7 +584,8 @@ def test_integer_inputs_are_held_constant():
     for method in ("gradient", "occlusion"):
         options = METHODS[method] | {"target": 2}
         found = seewhy.explain(model, {"a": A, "b.1": numbers}, method, **options)
-        assert list(found) == ["a"]
+        assert list(found) == ["a", "b.1"]
+        assert found["b.1"] is None
         assert close(found["a"], seewhy.explain(TwoInputNetwork(), (A, numbers), method, **options)[0])
         with pytest.raises(seewhy.InputError, match=r"input 'b\.1' has type torch\.int64.*received torch\.float32"):
             seewhy.explain(model, (A, numbers.float()), method, **options)

@@ -77,6 +77,11 @@ def test_text_detector_output(text_detection):
     assert not (found & ~near_text).any()
 
 
+def total_probability(output):
+    """The probability of text, summed over the positions."""
+    return output.flatten(1).sum(1)
+
+
 @pytest.mark.parametrize(
     ("method", "options", "minimum"),
     [
@@ -86,7 +91,7 @@ def test_text_detector_output(text_detection):
 )  # fmt: skip
 def test_text_detector_maps_cover_text(text_detection, method, options, minimum):
     model, x, near_text = text_detection
-    e = seewhy.explain(model, x, method, target=0, **options)
+    e = seewhy.explain(model, x, method, target=total_probability, **options)
     for n in range(2):
         assert float(near_text[n].float().mean()) < 0.23
         assert fraction_inside(e.maps[n, 0], near_text[n]) > minimum
@@ -95,7 +100,7 @@ def test_text_detector_maps_cover_text(text_detection, method, options, minimum)
 
 def test_text_detector_gradient_equals_onnx_runtime(text_detection):
     model, x, _ = text_detection
-    gradient = seewhy.explain(model, x[:1], "gradient", target=0).values[:, 0]
+    gradient = seewhy.explain(model, x[:1], "gradient", target=total_probability).values[:, 0]
     assert_equals_finite_difference(lambda x: float(model.forward(x).double().sum()), x[:1], gradient, 0.05, 0.02)
 
 
@@ -131,7 +136,7 @@ def test_text_direction_maps_cover_text(text_direction):
 
 def test_text_direction_gradient_equals_onnx_runtime(text_direction):
     model, x, _ = text_direction
-    gradient = seewhy.explain(model, x[1:], "gradient", target=1).values[:, 0]
+    gradient = seewhy.explain(model, x[1:], "gradient", target=1, score="probability").values[:, 0]
     assert_equals_finite_difference(lambda x: float(model.forward(x)[0, 1]), x[1:], gradient, 0.05, 0.03)
 
 

@@ -140,7 +140,9 @@ def test_explain_several_inputs_returns_one_map_per_input():
     net, inputs = three_inputs()
     before = state(net)
     found = seewhy.explain(net, inputs, "gradient", target=[2, 0])
-    assert list(found) == ["picture", "numbers"]
+    assert list(found) == ["picture", "numbers", "index"]
+    assert found["index"] is None
+    assert "input 'index' holds whole numbers, so it has no map" in found["picture"].notes
     leaves = [inputs["picture"].clone().requires_grad_(), inputs["numbers"].clone().requires_grad_()]
     output = net(*leaves, inputs["index"])
     for k, target in enumerate((2, 0)):
@@ -150,7 +152,7 @@ def test_explain_several_inputs_returns_one_map_per_input():
     torch.testing.assert_close(found["picture"].scores, output[:, [2, 0]].detach())
     assert found["picture"].maps.shape == (3, 2, 8, 9)
     positional = seewhy.explain(net, tuple(inputs.values()), "gradient", target=[2, 0])
-    assert len(positional) == 2
+    assert len(positional) == 3
     assert torch.equal(positional[1].values, found["numbers"].values)
     assert states_equal(before, state(net))
 
@@ -174,7 +176,8 @@ def test_explain_several_inputs_with_several_methods_and_one_target_per_sample()
 def test_explain_several_inputs_of_function():
     net, inputs = three_inputs()
     model = seewhy.wrap(lambda *given: net(*given), forward=lambda f, given: f(*given))
-    e, _ = seewhy.explain(model, tuple(inputs.values()), "gradient", target=1)
+    e, _, index = seewhy.explain(model, tuple(inputs.values()), "gradient", target=1)
+    assert index is None
     assert torch.equal(e.values, seewhy.explain(net, inputs, "gradient", target=1)["picture"].values)
     with pytest.raises(seewhy.ModelError, match="forward=lambda"):
         seewhy.explain(lambda a, b: a + b, (torch.ones(1, 3), torch.ones(1, 3)), "gradient")

@@ -50,6 +50,14 @@ def test_explain_with_all_forms_of_target(net):
         "per sample": (torch.tensor([3, 0]), torch.tensor([[3], [0]])),
         "per sample, K": (torch.tensor([[3, 1], [0, 4]]), torch.tensor([[3, 1], [0, 4]])),
         "numpy": (np.array([[3, 1], [0, 4]]), torch.tensor([[3, 1], [0, 4]])),
+        "numpy, reversed": (np.array([[1, 3], [4, 0]])[:, ::-1], torch.tensor([[3, 1], [0, 4]])),
+        "numpy, big endian": (np.array([3, 0], ">i4"), torch.tensor([[3], [0]])),
+        "labels per sample": (np.array(["emu", "cat"]), torch.tensor([[4], [0]])),
+        "labels per sample, K": (np.array([["emu", "hound"], ["cat", "emu"]]), torch.tensor([[4, 1], [0, 4]])),
+        "nested lists of labels": ([["emu"], ["cat"]], torch.tensor([[4], [0]])),
+        "nested lists of indices": ([[3, 1], [0, 4]], torch.tensor([[3, 1], [0, 4]])),
+        "nested lists of both": ([[3, "emu"], ["cat", 4]], torch.tensor([[3, 4], [0, 4]])),
+        "labels of a prediction": ((("emu",), ("cat",)), torch.tensor([[4], [0]])),
         "top3": ("top3", order[:, :3]),
     }.values():
         e = seewhy.explain(model, X, "gradient", target=target)
@@ -71,6 +79,9 @@ def test_explain_with_functions_as_targets(net):
     for k, f in enumerate(functions):
         assert torch.equal(e.values[:, k], direct(net, X, f))
     assert torch.equal(seewhy.explain(net, X, "gradient", target=functions[0]).values, e.values[:, :1])
+    column = seewhy.explain(net, X, "gradient", target=lambda z: functions[0](z)[:, None])
+    assert torch.equal(column.values, e.values[:, :1])
+    assert torch.equal(column.scores, e.scores[:, :1])
 
 
 @pytest.mark.row(99)
@@ -79,7 +90,6 @@ def test_explain_with_functions_as_targets(net):
     [
         (lambda z: z, r"\[2, 5\]"),
         (lambda z: z.sum(), r"\[\]"),
-        (lambda z: z[:, :1], r"\[2, 1\]"),
         (lambda z: 3.0, "a float"),
         (lambda z: z[:1, 0], r"\[1\]"),
     ],
@@ -105,6 +115,21 @@ def test_explain_rejects_target_function_without_one_number_per_sample(net, func
         (torch.tensor([1, 2, 3]), seewhy.OptionError, r"\[2\] or \[2, K\] for 2 samples"),
         (torch.tensor([1.0, 2.0]), seewhy.OptionError, "holds integers"),
         (torch.zeros(2, 0, dtype=torch.int64), seewhy.OptionError, "holds integers"),
+        (
+            torch.eye(5, dtype=torch.int64)[:2],
+            seewhy.OptionError,
+            r"as many as there are scores.*labels\.argmax\(1\)\.",
+        ),
+        (np.eye(5, dtype=np.uint8)[[3, 3]], seewhy.OptionError, r"target=labels\.argmax\(1\)\."),
+        ([[0, 0, 0, 1, 0], [1, 0, 0, 0, 0]], seewhy.OptionError, r"target=labels\.argmax\(1\)\."),
+        (torch.eye(5)[:2], seewhy.OptionError, r"float32 of shape \[2, 5\]\. For one-hot.*labels\.argmax\(1\)\."),
+        (np.eye(5, dtype=bool)[:2], seewhy.OptionError, r"bool of shape \[2, 5\]\. For one-hot.*labels\.argmax\(1\)"),
+        ([["cat"], ["emu", "cat"]], seewhy.OptionError, "rows of unequal length"),
+        ([["cat"], "emu"], seewhy.OptionError, "mixes lists and single classes"),
+        ([["cat"], ["emu"], ["cat"]], seewhy.OptionError, r"\[2\] or \[2, K\] for 2 samples"),
+        ([["cat"], ["cats"]], seewhy.UnknownNameError, "unknown label 'cats'"),
+        (np.array(["cat", "cats"]), seewhy.UnknownNameError, "unknown label 'cats'"),
+        ([[1.5], [2]], seewhy.OptionError, "integers or labels"),
     ],
 )
 def test_explain_rejects_invalid_targets(net, target, error, text):
@@ -279,14 +304,74 @@ def test_explain_with_reduction_layer(net):
     e = seewhy.explain(model, x, "gradient", target=2, reduction_layer="2")
     assert e.reduction_layer == "2"
     assert torch.equal(e.values[:, 0, 0], direct(model[:3], x, lambda z: z[:, 2]))
-    whole = seewhy.explain(model, x, "gradient", target=2)
+    whole = seewhy.explain(model, x, "gradient", target=2, score="probability")
     assert torch.allclose(whole.values[:, 0, 0], direct(model, x, lambda z: z[:, 2]))
-    assert any("probabilities already" in n for n in whole.notes)
     path = seewhy.explain(model, x, "integrated_gradients", target=2, reduction_layer="2", baseline=0, steps=300)
     logits = model[:3]
     assert torch.allclose(path.values.flatten(1).sum(1), logits(x)[:, 2] - logits(0 * x)[:, 2], atol=1e-4)
     with pytest.raises(seewhy.UnknownNameError, match="unknown layer 'fc'"):
         seewhy.explain(model, x, "gradient", reduction_layer="fc")
-    with pytest.raises(seewhy.OptionError, match="adds a softmax"):
-        seewhy.explain(model, x, "gradient", score="margin")
     assert not model[2]._forward_hooks
+
+
+def test_one_hot_targets_are_told_from_indices():
+    """Rows with a single 1 are indices unless they have as many columns as there are scores."""
+    two, x = nn.Linear(3, 2), torch.ones(2, 3)
+    with pytest.raises(seewhy.OptionError, match=r"argmax\(1\); for both classes.*target='all'.*\[N, 1\]"):
+        seewhy.explain(two, x, "gradient", target=torch.tensor([[0, 1], [1, 0]]))
+    for target in (torch.tensor([[1], [0]]), torch.tensor([[1, 1], [0, 1]])):
+        assert torch.equal(seewhy.explain(two, x, "gradient", target=target, batch_size=1).targets, target)
+    e = seewhy.explain(two, x, "gradient", target="all")
+    assert seewhy.explain(two, x, seewhy.smooth("gradient", samples=2), target="all").targets.tolist() == [[0, 1]] * 2
+    assert seewhy.measure(two, e, "sensitivity", samples=2).values.shape == (2, 2)
+    five = nn.Linear(3, 5)
+    target = torch.tensor([[0, 1, 0], [1, 0, 0]])
+    assert torch.equal(seewhy.explain(five, x, "gradient", target=target).targets, target)
+
+
+def test_labels_of_a_prediction_are_targets_per_sample(net):
+    model = seewhy.wrap(net, labels=list("abcde"))
+    p = seewhy.predict(model, X, top=2)
+    assert torch.equal(seewhy.explain(model, X, "gradient", target=p.labels).targets, p.indices)
+    noted = seewhy.explain(model, X, "gradient", target=["a", "b"])
+    assert noted.targets.tolist() == [[0, 1], [0, 1]]
+    assert any("nested lists" in note for note in noted.notes)
+    assert not seewhy.explain(model, X, "gradient", target=[["a"], ["b"]]).notes
+    unbatched = seewhy.explain(model, list(X), "gradient", target=[["a"], ["b"]])
+    assert [e.labels for e in unbatched] == [(("a",),), (("b",),)]
+    with pytest.raises(seewhy.OptionError, match="3 rows, but the input has 2 samples"):
+        seewhy.explain(model, list(X), "gradient", target=[["a"], ["b"], ["c"]])
+
+
+@pytest.mark.parametrize("labels", [list("abcd"), list("abcdef")])
+def test_labels_and_scores_are_counted(net, labels):
+    with pytest.raises(seewhy.OptionError, match=rf"has {len(labels)} labels but returns 5 scores: give one label per"):
+        seewhy.explain(seewhy.wrap(net, labels=labels), X, "gradient")
+
+
+def test_second_of_two_labels_is_the_single_score():
+    model, x = seewhy.wrap(nn.Linear(3, 1), labels=["healthy", "ill"]), torch.ones(2, 3)
+    for target in (None, 0, "ill", [["ill"], ["ill"]]):
+        e = seewhy.explain(model, x, "gradient", target=target)
+        assert e.labels == (("ill",), ("ill",))
+        assert e.targets.tolist() == [[0], [0]]
+        assert e.notes == ("the network has one score and two labels: the score is that of 'ill'",)
+    with pytest.raises(seewhy.UnknownNameError, match="unknown label 'healthy'"):
+        seewhy.explain(model, x, "gradient", target="healthy")
+
+
+def test_labels_do_not_name_the_units_of_another_layer(net):
+    e = seewhy.explain(seewhy.wrap(net, labels=LABELS), X, "gradient", target=2, reduction_layer="3")
+    assert e.labels == (("2",), ("2",))
+
+
+def test_explain_notes_the_class_axis_of_an_output_with_positions(segmenter):
+    note = "the output has shape [2, 4, 6, 9]: axis 1 is taken as the class axis"
+    assert any(n.startswith(note) for n in seewhy.explain(segmenter, X, "gradient", target=2).notes)
+    last = seewhy.wrap(segmenter, layout="NHWC", forward=lambda n, x: n(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+    e = seewhy.explain(last, X.permute(0, 2, 3, 1), "gradient", target=2)
+    assert any("[2, 6, 9, 4]: axis 3 is taken as the class axis" in n for n in e.notes)
+    assert not seewhy.explain(segmenter, X, "gradient", target=lambda z: z[:, 0].sum((1, 2))).notes
+    one_position = seewhy.explain(seewhy.wrap(segmenter, forward=lambda n, x: n(x).mean((2, 3), True)), X, "gradient")
+    assert not one_position.notes
+    assert one_position.probabilities.shape == (2, 1)

@@ -61,7 +61,7 @@ def predict(
     model: Network = "lite0",
     code: Code = False,
     download: Download = False,
-    top: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 3,
+    top: Annotated[int | None, typer.Option(min=1, help="Number of classes (default: 3, or all if fewer).")] = None,
     crop: Crop = False,
     as_json: Json = False,
 ) -> None:

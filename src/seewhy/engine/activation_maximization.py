@@ -13,6 +13,7 @@ from seewhy.errors import ModelError
 from seewhy.feature_layers.channel_means import LayerChannels, channel_means
 from seewhy.methods.activation_maximization.pyramid import PictureUnits, model_on_z, next_level_z, picture_from_z
 from seewhy.methods.activation_maximization.update import update_direction
+from seewhy.tracing.backward_passes import repeat_with_saved_copies
 from seewhy.tracing.backward_rules import apply_backward_rules, nearest_rectifiers
 from seewhy.tracing.forward import non_finite_cause, run_forward
 from seewhy.tracing.outputs import is_finite
@@ -121,6 +122,7 @@ def _optimize_level(settings: Optimization, level: int, z: Inputs, channels: tup
     return z, responsive
 
 
+@repeat_with_saved_copies
 def _activation_gradient(
     settings: Optimization, level: int, z: Inputs, channels: tuple[int, ...], shift: list[int]
 ) -> tuple[Inputs, Tensor, Tensor]:

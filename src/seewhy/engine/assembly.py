@@ -17,7 +17,7 @@ from seewhy import maps
 from seewhy.inputs.preprocessing import Preprocessing
 from seewhy.methods import method_identity
 from seewhy.results import Explanation, MethodCall, sum_evaluations
-from seewhy.targets.scoring import class_names
+from seewhy.targets.parsing import is_per_sample
 from seewhy.tracing.outputs import concatenate_outputs
 
 from .families import FAMILIES
@@ -35,7 +35,7 @@ def make_explanations(done: JobResult, seconds: float) -> list[Explanation]:
         "preparation": model.preparation if isinstance(model.preparation, Preprocessing) else None,
         "output": concatenate_outputs([batch.output for batch in done.batches]),
         "targets": indices,
-        "labels": None if indices is None else class_names(indices, model.labels),
+        "labels": None if indices is None else tuple(row for batch in done.batches for row in batch.labels),
         "probabilities": _concatenated([batch.probabilities for batch in done.batches]),
         "scores": torch.cat([batch.scores for batch in done.batches]).cpu(),
         "seed": job.arguments.seed,
@@ -92,6 +92,7 @@ def _make_explanation(done: JobResult, index: int, common: dict[str, Any]) -> Ex
         reduction_layer=reduction_layer,
         notes=(
             *_notes_on_call(done),
+            *_notes_on_feature_layer(done, family.uses_layer),
             *dict.fromkeys(note for part in parts for note in part.notes),
             *_notes_on_constant_maps(reduced),
         ),
@@ -101,12 +102,18 @@ def _make_explanation(done: JobResult, index: int, common: dict[str, Any]) -> Ex
 def _notes_on_call(done: JobResult) -> tuple[str, ...]:
     job = done.job
     notes = job.model.notes + tuple(dict.fromkeys(note for batch in done.batches for note in batch.notes))
-    if isinstance(job.target, (list, tuple)) and 1 < len(job.target) == len(job.inputs):
+    is_list = isinstance(job.target, (list, tuple)) and not is_per_sample(job.target)
+    if is_list and 1 < len(job.target) == len(job.inputs):
         notes += (
             f"the list of {len(job.target)} targets was explained for every sample; for one target per sample use a "
-            "tensor",
+            "tensor, an array or nested lists [[a], [b]]",
         )
     return notes
+
+
+def _notes_on_feature_layer(done: JobResult, uses_layer: bool) -> list[str]:
+    where = done.layers.feature_layer.where if uses_layer and done.layers.feature_layer is not None else None
+    return [where.convention] if where is not None and where.convention else []
 
 
 def _notes_on_constant_maps(reduced: Tensor) -> list[str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from seewhy.axes.layout import check_rank, to_canonical
 from seewhy.errors import OptionError, SeewhyError
+from seewhy.inputs.arrays import tensor_of
 from seewhy.tracing.outputs import is_finite
 from seewhy.tracing.validation import prepare_model_and_input
 
@@ -66,9 +67,7 @@ def resolve_baseline(model: Model, x: Inputs, baseline: Baseline, role: str = "b
         baseline = "black" if model.preparation is not None and x.ndim == 4 else 0.0
     if isinstance(baseline, str):
         if baseline == "mean":
-            return x.flatten(2).mean(2).view(*x.shape[:2], *[1] * (x.ndim - 2)).expand_as(x), (
-                f"{role}: the mean of each channel"
-            )
+            return _channel_means(x), (f"{role}: the mean of each channel")
         if baseline == "black":
             return _black_baseline(model, x), f"{role}: a black picture"
         if baseline == "blur":
@@ -80,7 +79,7 @@ def resolve_baseline(model: Model, x: Inputs, baseline: Baseline, role: str = "b
         if not math.isfinite(baseline):
             raise OptionError(f"baseline={baseline}: only finite values are allowed, not NaN or infinity.")
         return torch.full_like(x, float(baseline)), f"{role}: {baseline:g} everywhere"
-    start = torch.as_tensor(baseline).to(x)
+    start = tensor_of(baseline).to(x)
     if start.ndim == 1 and x.ndim > 3 and len(start) == x.shape[1] and start.isfinite().all():
         numbers = ", ".join(f"{v:g}" for v in start.tolist())
         return start.view(-1, *[1] * (x.ndim - 2)).expand_as(x), f"{role}: {numbers}, one number per channel"
@@ -95,9 +94,16 @@ def resolve_baseline(model: Model, x: Inputs, baseline: Baseline, role: str = "b
         return start.expand_as(x), f"{role}: the given tensor"
     except RuntimeError:
         raise OptionError(
-            f"a baseline of shape {list(torch.as_tensor(baseline).shape)} does not fit an input of shape "
+            f"a baseline of shape {list(tensor_of(baseline).shape)} does not fit an input of shape "
             f"{list(x.shape)} (batch, channels, other axes)."
         ) from None
+
+
+def _channel_means(x: Inputs) -> Inputs:
+    """The mean of each channel at every position, rounded where the input holds whole numbers."""
+    numbers = x if x.is_floating_point() else x.double()
+    means = numbers.flatten(2).mean(2).view(*x.shape[:2], *[1] * (x.ndim - 2))
+    return (means if x.is_floating_point() else means.round()).to(x).expand_as(x)
 
 
 def resolve_fill(model: Model, x: Inputs, mask_value: Baseline) -> tuple[Inputs, str]:
@@ -117,7 +123,7 @@ def resolve_references(model: Model, x: Inputs, references: Baseline) -> tuple[T
         return None, "references: noise with the mean and standard deviation of each channel of the sample"
     if not isinstance(references, (Tensor, np.ndarray)):
         raise OptionError(f"references={references!r}: it must be a tensor [R, ...] in the network's own layout.")
-    inputs = torch.as_tensor(references).to(x)
+    inputs = tensor_of(references).to(x)
     check_rank(inputs, model.layout)
     inputs = to_canonical(inputs, model.layout)
     if inputs.shape[1:] != x.shape[1:] or not len(inputs) or not is_finite(inputs):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from seewhy.axes.layout import to_feature_grid
+from seewhy.axes.feature_layout import to_feature_grid
 from seewhy.errors import ModelError, OptionError
 from seewhy.feature_layers.selection import LayerInfo
 from seewhy.methods.queries import Attribution
@@ -15,6 +15,7 @@ from seewhy.results import Ensemble, Evaluations
 from seewhy.targets.scoring import Targets, TargetScore
 from seewhy.tracing.attention import AttentionPlan, AttentionWeights
 from seewhy.tracing.forward import ForwardPass, is_out_of_memory
+from seewhy.tracing.outputs import kernel_precision
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,12 +121,13 @@ def feature_activations(context: BatchContext) -> Tensor:
     """
     features, layer, count = context.forward_pass.features, context.feature_layer, len(context.forward_pass.x)
     assert features is not None and layer is not None and layer.where is not None
-    if len(features) != count:
+    on_grid = to_feature_grid(features.detach(), layer.where)
+    if len(on_grid) != count:
         raise ModelError(
-            f"layer {layer.name!r} returned {list(features.shape)} for {count} samples: the first axis must be the "
-            "batch. Name another feature_layer."
+            f"layer {layer.name!r} returned {list(features.shape)} for {count} samples: no axis holds the samples. "
+            "Name another feature_layer."
         )
-    return to_feature_grid(features.detach(), layer.where)
+    return kernel_precision(on_grid)
 
 
 def bind_kernel(requested: RequestedMethod, **values: Any) -> Callable[[], Any]:

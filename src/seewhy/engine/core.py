@@ -8,11 +8,13 @@ from functools import partial, reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from seewhy.errors import ModelError, OptionError
+from seewhy.errors import ModelError, NoGradientError, OptionError
 from seewhy.models.torchscript import without_fusion
 from seewhy.targets import scoring
+from seewhy.targets.parsing import is_all_classes
 from seewhy.targets.predict import ALREADY_PROBABILITIES, class_probabilities
 from seewhy.tracing.attention import AttentionPlan, attention_plan, record_attention
+from seewhy.tracing.backward_passes import Attempt, next_attempt, saved_value_copies
 from seewhy.tracing.forward import eval_mode, run_forward
 from seewhy.tracing.layer_hooks import check_layer
 from seewhy.tracing.onnx_verification import with_verified_conversion
@@ -23,12 +25,13 @@ from .batch import BatchContext, BatchLimit, Family, FamilyFunction, MethodResul
 from .families import FAMILIES
 from .memory import check_all_classes_fit, choose_batch_size
 from .random_numbers import normal_sampler, uniform_sampler
-from .validation import Arguments, ResolvedLayers, check_capabilities, resolve_layers
+from .validation import Arguments, ResolvedLayers, check_capabilities, methods_that_work, resolve_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from seewhy.model import Model
+    from seewhy.tracing.final_activation import NetworkOutput
     from seewhy.types import Indices, Inputs, Scores
 
 
@@ -73,6 +76,7 @@ class BatchResult(NamedTuple):
 
     output: Any
     indices: Indices | None
+    labels: tuple[tuple[str, ...], ...]  # of the classes
     scores: Scores
     probabilities: Tensor | None
     results: list[MethodResult]
@@ -111,26 +115,37 @@ def run_job(job: Job, advance: Callable[[int], None]) -> JobResult:
         OptionError: memory does not suffice, or a target or option does not fit the model's output.
         UnknownNameError: a layer or class does not exist.
     """
-    job = _with_capable_model(job)
-    with eval_mode(job.model):
-        prepared = _prepare_job(job, advance)
-        batches = list(run_in_batches(partial(_run_batch, prepared), len(job.inputs), prepared.limit))
-    return JobResult(job, prepared.layers, prepared.attention_plan, batches)
+    job, attempt = _with_capable_model(job), Attempt()
+    while True:
+        try:
+            with eval_mode(job.model), saved_value_copies(attempt):
+                prepared = _prepare_job(job, advance, attempt)
+                batches = list(run_in_batches(partial(_run_batch, prepared), len(job.inputs), prepared.limit))
+                return JobResult(job, prepared.layers, prepared.attention_plan, batches)
+        except NoGradientError as error:
+            works = methods_that_work(job.model.capabilities & ~Capability.GRADIENTS)
+            raise ModelError(f"{error} Methods that need no gradient: {works}.") from error
+        except RuntimeError as error:
+            attempt = next_attempt(attempt, error)
 
 
-def _prepare_job(job: Job, advance: Callable[[int], None]) -> PreparedJob:
+def _prepare_job(job: Job, advance: Callable[[int], None], attempt: Attempt) -> PreparedJob:
     """Select the layers and the batch size of a job."""
     model, inputs, arguments = job.model, job.inputs, job.arguments
     families = [FAMILIES[requested.method.family] for requested in job.methods]
-    graph = any(family.needs_input_graph for family in families)
+    graph = attempt.graph_from_input or any(family.needs_input_graph for family in families)
     any_graph = graph or any(family.own_graphs for family in families)
     layers = ResolvedLayers()
     if any(family.uses_layer for family in families):
         layers = resolve_layers(model, inputs, job.feature_layer, job.reduction_layer)
     plan = _attention_plan_for(model, inputs, job.reduction_layer, job.methods)
     size = choose_batch_size(model, inputs, arguments.batch_size, arguments.max_memory, any_graph)
-    limit = BatchLimit(size, arguments.batch_size != "auto" or arguments.max_memory is not None, arguments.max_memory)
-    if scoring.is_all_classes(job.target, model):
+    limit = BatchLimit(
+        size,
+        arguments.batch_size != "auto" or arguments.max_memory is not None or model.max_batch == 1,
+        arguments.max_memory,
+    )
+    if is_all_classes(job.target, model):
         check_all_classes_fit(model, inputs, job.methods, families, layers.feature_layer, job.reduction_layer, limit)
     return PreparedJob(job, layers, plan, graph, limit, advance)
 
@@ -179,9 +194,10 @@ def _run_batch(prepared: PreparedJob, start: int, stop: int) -> BatchResult:
             attribution = attribution._replace(notes=requested.notes + attribution.notes)
             results[i] = result._replace(attribution=attribution)
     done, targets = context.forward_pass, context.targets
-    probabilities, notes = _target_probabilities(targets, done.target_output, job.model)
+    probabilities, notes = _target_probabilities(targets, done.explained, job.model)
     by_method, scores = [results[i] for i in range(len(job.methods))], scoring.score_values(context.scores)
-    return BatchResult(concatenate_outputs([done.output]), targets.indices, scores, probabilities, by_method, notes)
+    output, notes = concatenate_outputs([done.output]), targets.notes + notes
+    return BatchResult(output, targets.indices, targets.labels, scores, probabilities, by_method, notes)
 
 
 def _batch_context(prepared: PreparedJob, start: int, stop: int) -> BatchContext:
@@ -198,12 +214,14 @@ def _batch_context(prepared: PreparedJob, start: int, stop: int) -> BatchContext
             mean_token_layers=plan.block_layers if plan else (),
         )
     prepared.advance(len(x))
-    targets = scoring.resolve_target(job.target, job.arguments.score, model, done.target_output, slice(start, stop))
+    targets = scoring.resolve_target(
+        job.target, job.arguments.score, model, done.explained, slice(start, stop), job.reduction_layer
+    )
     return BatchContext(
         model=model,
         forward_pass=done,
         targets=targets,
-        scores=scoring.compute_scores(targets, done.target_output, model),
+        scores=scoring.compute_scores(targets, done.explained, model),
         limit=prepared.limit,
         reduction_layer=job.reduction_layer,
         draws={"normal": normal_sampler(seed, x), "uniform": uniform_sampler(seed)},
@@ -224,12 +242,16 @@ def _with_resolved_options(requested: RequestedMethod, model: Model, x: Inputs) 
     return requested._replace(options=options, notes=notes)
 
 
-def _target_probabilities(targets: scoring.Targets, output: Any, model: Model) -> tuple[Tensor | None, tuple[str, ...]]:
-    """Return the softmax of the target classes, or None for outputs that are not one score per class; and notes."""
+def _target_probabilities(
+    targets: scoring.Targets, output: NetworkOutput, model: Model
+) -> tuple[Tensor | None, tuple[str, ...]]:
+    """Return the probability of the target classes, or None for outputs that are not one score per class; and notes."""
     if targets.indices is None:
         return None, ()
-    probabilities, already = class_probabilities(output.detach(), model)
+    probabilities, already = class_probabilities(output, model)
     if already and targets.score != "logit":
         raise OptionError(f"score={targets.score!r} adds a softmax, but {ALREADY_PROBABILITIES}.")
     notes = (ALREADY_PROBABILITIES,) * already
-    return None if probabilities is None or probabilities.ndim > 2 else probabilities.gather(1, targets.indices), notes
+    if probabilities is None or probabilities.ndim > 2:
+        return None, notes
+    return probabilities.detach().gather(1, targets.indices), notes

@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from seewhy.errors import InputError, SeewhyError
+from seewhy.inputs.arrays import tensor_of
 from seewhy.inputs.preprocessing import Preprocessing
 from seewhy.models import keras, wrap
 from seewhy.models.module_tree import resolve_layer_name
-from seewhy.targets import scoring
+from seewhy.targets.parsing import check_target, is_data_set_labels
 from seewhy.tracing.forward import resolve_device
 from seewhy.tracing.layer_hooks import check_layer
 
@@ -131,12 +132,12 @@ def explain_data_set(
         check_capabilities(model, methods)
         if arguments.reduction_layer is not None:
             check_layer(model, resolve_layer_name(model, arguments.reduction_layer))
-    scoring.check_target(arguments.target, None, model)
+    check_target(arguments.target, None, model)
     resolve_device(model, arguments.device)
 
     def explain_batch(batch: Any, advance: Callable[..., None]) -> Any:
         x, y = _split_batch(batch, model)
-        target = _class_targets(y) if scoring.is_data_set_labels(arguments.target, model) else arguments.target
+        target = _class_targets(y) if is_data_set_labels(arguments.target, model) else arguments.target
         return run_call(model, x, method, options, replace(arguments, target=target, progress=advance))
 
     return ExplanationStream(explain_batch, data, method_names(methods), arguments.progress)
@@ -209,10 +210,10 @@ def _class_targets(y: Any) -> Tensor:
     if y is None:
         raise InputError("target='label' needs pairs (x, y), but this batch has no y.")
     try:
-        labels = y if isinstance(y, Tensor) else torch.as_tensor(np.asarray(y))
+        labels = tensor_of(y)
         labels = labels.squeeze(1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
         description = f"{labels.dtype} {list(labels.shape)}"
-    except (TypeError, ValueError):  # for example names
+    except (TypeError, ValueError, InputError):  # for example names
         labels, description = torch.empty(0, 0), f"a {type(y).__name__} without numbers"
     if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
         raise InputError(

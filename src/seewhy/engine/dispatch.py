@@ -7,13 +7,18 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
+from seewhy.errors import NoFeatureLayerError
+from seewhy.inputs.arrays import tensor_of
 from seewhy.model import Model
 from seewhy.models import wrap
 from seewhy.models.module_tree import resolve_layer_name
 from seewhy.results import Explanation, Explanations
-from seewhy.targets.scoring import check_target
+from seewhy.targets.parsing import ClassIndices, check_target, split_target
+from seewhy.tracing.multi_input import are_several_inputs
+from seewhy.tracing.probe import with_probe
 from seewhy.tracing.validation import prepare_model_and_input
 
 from .assembly import average_layers, make_explanations
@@ -47,31 +52,53 @@ def run_call(model: Any, x: Any, method: Any, options: Mapping[str, Any], argume
     check_arguments(methods, arguments)
     plan = _plan_inputs(wrap(model), x, arguments.target)
     results = defaultdict[tuple[int, int], list[CopyMean]](list)  # per input and method: one item per feature layer
+    without_layer: dict[int, NoFeatureLayerError] = {}  # per input
     with track_progress(method_names(methods), arguments.progress) as advance:
         start_time = time.perf_counter()
         for job in _plan_jobs(plan, methods, arguments):
-            done = run_job(_with_targets_of_original(job, results), advance)
+            if job.item in without_layer:
+                continue
+            try:
+                done = run_job(_with_targets_of_original(job, results), advance)
+            except NoFeatureLayerError as error:
+                if not plan.layers_optional:
+                    raise
+                without_layer[job.item] = error
+                continue
             start_time, seconds = time.perf_counter(), time.perf_counter() - start_time
             for i, requested, e in zip(job.indices, job.methods, make_explanations(done, seconds), strict=True):
                 if job.copy is None:
                     results[job.item, i].append(CopyMean(requested, e))
                 else:
                     results[job.item, i][-1] = add_copy(results[job.item, i][-1], e, job.copy)
+    if len(without_layer) == len(plan.items):
+        raise without_layer[0]
+    reasons = {item: str(error) for item, error in without_layer.items()}
     by_method = [
-        [average_layers([mean_explanation(one) for one in results[item, i]]) for item in range(len(plan.items))]
+        [reasons.get(item) or _mean_of_layers(results[item, i]) for item in range(len(plan.items))]
         for i in range(len(methods))
     ]
     return plan.arrange(by_method, is_single_method(method))
 
 
+def _mean_of_layers(results: list[CopyMean]) -> Explanation:
+    return average_layers([mean_explanation(one) for one in results])
+
+
 def _plan_inputs(model: Model, x: Any, target: Any) -> InputPlan:
     """Return the batches to explain one after the other, each with its model, and how their results are arranged."""
-    if isinstance(x, (Mapping, tuple)) and x:
+    if are_several_inputs(x):
         return plan_multi_input(model, x, target)
-    if isinstance(x, list) and x and all(isinstance(item, Tensor) for item in x):
+    if isinstance(x, list) and x and all(_is_unbatched_sample(item, model) for item in x):
         axis = (model.layout or "N").index("N")
-        return InputPlan([InputItem(model, item.unsqueeze(axis), target) for item in x], _arrange_list)
+        samples = [tensor_of(item) if model.data_layout else tensor_of(item).unsqueeze(axis) for item in x]
+        pairs = zip(samples, split_target(target, len(x)), strict=True)
+        return InputPlan([InputItem(model, sample, one) for sample, one in pairs], _arrange_list)
     return InputPlan([InputItem(model, x, target)], _arrange_batch)
+
+
+def _is_unbatched_sample(item: Any, model: Model) -> bool:
+    return isinstance(item, Tensor) or (isinstance(item, np.ndarray) and model.preparation is None)
 
 
 def _arrange_batch(by_method: list[list[Explanation]], single: bool) -> Any:
@@ -88,6 +115,8 @@ def _plan_jobs(plan: InputPlan, methods: list[RequestedMethod], arguments: Argum
         layers = [resolve_layer_name(item.model, layer) for layer in arguments.layers]
         reduction_layer = resolve_layer_name(item.model, arguments.reduction_layer)
         model, inputs = prepare_model_and_input(item.model, item.x, arguments.device)
+        if arguments.probe:
+            model = with_probe(model, inputs)
         if model.conversion is None:  # otherwise the capabilities are known only after the conversion
             check_capabilities(model, methods)
         check_target(item.target, len(inputs), model)
@@ -123,4 +152,4 @@ def _with_targets_of_original(job: Job, results: Mapping[tuple[int, int], list[C
     if job.copy is None:
         return job
     targets = results[job.item, job.indices[0]][-1].original.targets
-    return job if targets is None else job._replace(target=targets)
+    return job if targets is None else job._replace(target=ClassIndices(targets))

@@ -232,10 +232,7 @@ def _side_lengths(size: Any, axes: int) -> tuple[int, ...]:
 
 def _find_channels(model: Model, x: Inputs, layer: str | None, channels: tuple[int, ...]) -> LayerChannels:
     """Locate the channels of the layer, and check the requested indices."""
-    try:
-        found = locate_channels(model, x, layer)
-    except AssertionError as error:
-        raise ModelError(f"{model.name} does not accept an input of shape {list(x.shape)}: {error}") from error
+    found = locate_channels(model, x, layer)
     name = f"the output of {model.name}" if layer is None else f"layer {layer!r}"
     for channel in channels:
         if not 0 <= channel < found.channels:
@@ -256,6 +253,6 @@ def _model_input_size(
     try:
         at_size = model_on_z(model, units, size, [0] * len(size), x)
         run_forward(at_size, z, graph=False, feature_layer=layer_channels.layer)
-    except (ModelError, AssertionError):  # some networks check the size by an assertion
+    except ModelError:
         return native
     return size

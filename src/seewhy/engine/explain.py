@@ -48,6 +48,7 @@ def explain(
     max_memory: int | None = None,
     device: str = "auto",
     seed: int = 0,
+    probe: bool = True,
     progress: bool | Callable[..., None] | None = None,
     **options: Any,
 ) -> Any:
@@ -75,16 +76,18 @@ def explain(
             - None: the class with the highest score of each sample. This is the default.
             - A class index or a label: this class, for every sample.
             - A list or range of K class indices or labels: all of them, for every sample.
-            - An integer tensor [N] or [N, K]: the classes of each sample.
+            - A tensor or array [N] or [N, K] of class indices or labels, or nested lists [[a], [b]]: the classes of
+              each sample. One-hot labels are refused.
             - "top3", or another number: the three classes with the highest scores of each sample.
             - "all": every class. If the maps would take more than `max_memory` or half of the free memory, the call is
               refused. Then use ranges of classes, such as target=range(0, 50).
             - "label": the class y of each sample, for a data set of pairs (x, y).
-            - A function of the output that returns [N], or a list of K such functions. It is called with parts of the
-              batch.
-        score: which value of a class is explained: "logit" (the output itself), "probability" (its softmax),
-            "log_probability", or "margin" (the logit minus the log-sum-exp of the other logits). For an output with
-            positions, as in segmentation, the values are summed over the positions.
+            - A function of the output that returns [N] or [N, 1], or a list of K such functions. It is called with
+              parts of the batch.
+        score: which value of a class is explained: "logit" (the output, before a final softmax or sigmoid),
+            "probability" (its softmax; if the network ends in sigmoids, its sigmoid), "log_probability", or "margin"
+            (the logit minus the log-sum-exp of the other logits; for sigmoids the logit). For an output with positions,
+            as in segmentation, the values are summed over the positions.
         feature_layer: name of the layer whose activations the method uses, as listed by `seewhy.layers`, or the module
             itself. In transformers, the patch tokens of the layer are used. Several layers in a list: their maps are
             averaged at the size of the input. Default: a suitable layer is selected; see `layer_reason` of the result.
@@ -100,6 +103,8 @@ def explain(
         device: "auto": the device of the network. Otherwise a device such as "cpu" or "cuda:1"; a network with weights
             must be on this device.
         seed: seed of the random numbers. The same seed yields the same map, whatever the batch.
+        probe: whether to test, once per network and input size, if the samples of a batch mix and if two runs differ;
+            notes say so. It takes two forward passes of three samples. Plain functions are not tested.
         progress: whether to show a progress bar on stderr after two seconds. Default: only if stderr is a terminal. Or
             a function, which is called after each forward pass with its number of samples.
         **options: options of the methods; `seewhy.METHODS[name].options` lists them. With several methods, each
@@ -113,8 +118,9 @@ def explain(
         - A list of methods: `Explanations`, a sequence with one item per method.
         - A list of unbatched tensors: `Explanations` with one item per tensor. With a list of methods too, a list with
           one such sequence per method.
-        - A tuple or dictionary of inputs: a tuple or dictionary with one result per floating-point input. It is
-          computed with the other inputs unchanged. Integer inputs have no result.
+        - A tuple or dictionary of inputs: a tuple or dictionary with one result per input, computed with the other
+          inputs unchanged. It is None for an input without a map (whole numbers, or no suitable layer); the notes of
+          the other results give the reason.
         - A data set: an iterator. Each call of `next` loads a batch and returns its result; no results are kept, so the
           memory does not grow. Use `itertools.islice(results, 10)` for the first ten batches. Arguments are checked
           before the first batch is loaded. The error of a batch states its number, counted from 0, and the next call
@@ -127,7 +133,7 @@ def explain(
         ModelError: the network does not support the method, or its forward pass failed.
     """
     arguments = Arguments(
-        target, score, feature_layer, reduction_layer, upsample, batch_size, max_memory, device, seed, progress
+        target, score, feature_layer, reduction_layer, upsample, batch_size, max_memory, device, seed, probe, progress
     )
     if is_batch_iterable(x):
         return explain_data_set(model, x, method, options, arguments)

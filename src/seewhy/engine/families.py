@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.autograd.graph import get_gradient_edge
 
-from seewhy.axes.layout import to_feature_grid
+from seewhy.axes.feature_layout import to_feature_grid
 from seewhy.errors import ModelError, OptionError
 from seewhy.feature_layers.selection import lies_on_all_paths
 from seewhy.methods import METHODS
@@ -25,6 +25,7 @@ from seewhy.tracing.backward_rules import Rectifiers, apply_backward_rules, find
 from seewhy.tracing.biases import record_biases
 from seewhy.tracing.forward import run_forward
 from seewhy.tracing.linear_ops import nonlinear_ops
+from seewhy.tracing.outputs import kernel_precision
 from seewhy.tracing.pooled_head import pooled_head_violation
 from seewhy.tracing.recorded_ops import RecordedPass, nonlinear_ops_with_values, record_elementwise_calls
 from seewhy.types import VALUES_AT_OP
@@ -44,7 +45,7 @@ from .query_driver import run_query_methods
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from seewhy.axes.layout import FeatureLayout
+    from seewhy.axes.feature_layout import FeatureLayout
     from seewhy.model import Model
     from seewhy.targets.scoring import TargetScore
     from seewhy.tracing.attention import AttentionWeights
@@ -136,7 +137,7 @@ def _recorded_pass(context: BatchContext, x: Inputs) -> tuple[Inputs, list[Targe
     """Run a forward pass that records elementwise calls; return the leaf of its graph, the scores and the record."""
     with record_elementwise_calls() as calls:
         done = run_forward(context.model, x, graph=True, reduction_layer=context.reduction_layer)
-        scores = compute_scores(context.targets, done.target_output, context.model)
+        scores = compute_scores(context.targets, done.explained, context.model)
     context.advance(len(x))
     return done.x, scores, RecordedPass([score.tensor for score in scores], calls)
 
@@ -183,7 +184,7 @@ def full_gradients(context: BatchContext, methods: list[RequestedMethod]) -> lis
     """
     with record_biases() as terms:
         done = run_forward(context.model, context.forward_pass.x, graph=True, reduction_layer=context.reduction_layer)
-    scores = compute_scores(context.targets, done.target_output, context.model)
+    scores = compute_scores(context.targets, done.explained, context.model)
     edges = [term.edge for term in terms]
     by_target: list[list[Attribution]] = [[] for _ in methods]
     for score in scores:
@@ -194,7 +195,7 @@ def full_gradients(context: BatchContext, methods: list[RequestedMethod]) -> lis
             else ()
         )
         biases = [
-            (term.value * gradient).movedim(term.channel_axis, 1).unsqueeze(1)
+            kernel_precision(term.value * gradient).movedim(term.channel_axis, 1).unsqueeze(1)
             for term, gradient in zip(terms, bias_gradients, strict=True)
             if gradient is not None
         ]
@@ -282,7 +283,7 @@ def _layer_values(context: BatchContext) -> tuple[dict[str, Any], tuple[str, ...
     gradients = score_gradients(
         context.scores, features, context.model, free_graph=False, x_name=f"layer {layer.name!r}"
     )
-    gradients = to_feature_grid(gradients.flatten(0, 1), layer.where).unflatten(0, gradients.shape[:2])
+    gradients = torch.stack([to_feature_grid(gradient, layer.where) for gradient in gradients.unbind(1)], 1)
     zero = (gradients.flatten(2).abs().amax(2) == 0).nonzero().tolist()
     notes = tuple(f"the gradient of sample {n}, target {k} is zero everywhere in layer {layer.name!r}" for n, k in zero)
     return {"activations": activations, "gradients": gradients}, notes
@@ -297,7 +298,7 @@ def attention_maps(context: BatchContext, methods: list[RequestedMethod]) -> lis
     assert plan is not None
     attentions = attention_per_sample(context.attentions, plan, len(done.x), context.model)
     reads = {name for requested in methods for name in requested.method.kernel_inputs}
-    values: dict[str, Any] = {"attentions": [attention.weights for attention in attentions]}
+    values: dict[str, Any] = {"attentions": [kernel_precision(attention.weights) for attention in attentions]}
     mean_token_gradients = _mean_token_gradients(context, plan.attention_count) if "block_gradients" in reads else []
     by_target: list[list[Attribution]] = [[] for _ in methods]
     for k, score in enumerate(context.scores):
@@ -305,7 +306,7 @@ def attention_maps(context: BatchContext, methods: list[RequestedMethod]) -> lis
             score.tensor, score.weight, attentions if "gradients" in reads else attentions[-1:]
         )
         # only queries of the last attention on which the score depends have a gradient
-        used = (gradients[-1].abs().sum((1, 3)) > 0).to(done.x)
+        used = (gradients[-1].abs().sum((1, 3)) > 0).to(gradients[-1])
         token_weights = used / used.sum(1, keepdim=True).clamp(min=1)
         values |= {"gradients": [g.unsqueeze(1) for g in gradients], "token_weights": token_weights.unsqueeze(1)}
         if mean_token_gradients:
@@ -326,7 +327,9 @@ def _attention_gradients(tensor: Tensor, weight: Tensor, attentions: Sequence[At
     """Return the gradient of sum(weight * tensor) at the weights of each attention, [N, heads, T, T]."""
     edges = [attention.edge for attention in attentions]
     gradients = torch.autograd.grad(tensor, edges, weight, retain_graph=True)  # type: ignore[arg-type]
-    return [gradient.reshape(a.weights.shape) for gradient, a in zip(gradients, attentions, strict=True)]
+    return [
+        kernel_precision(gradient).reshape(a.weights.shape) for gradient, a in zip(gradients, attentions, strict=True)
+    ]
 
 
 def _mean_token_gradients(context: BatchContext, blocks: int) -> list[Tensor]:
@@ -335,6 +338,7 @@ def _mean_token_gradients(context: BatchContext, blocks: int) -> list[Tensor]:
     The own score of a block is the score that the head of the network computes from the block's mean token.
     """
     done = context.forward_pass
+    assert done.mean_token_outputs is not None
     rows = torch.arange(len(done.x), device=done.x.device).repeat(blocks)
     scores = compute_scores(context.targets.take(rows), done.mean_token_outputs, context.model)
     gradients = [torch.autograd.grad(s.tensor, done.mean_tokens, s.weight, retain_graph=True) for s in scores]
@@ -343,7 +347,8 @@ def _mean_token_gradients(context: BatchContext, blocks: int) -> list[Tensor]:
 
 def _tokens_on_grid(tokens: Tensor, where: FeatureLayout) -> Tensor:
     """Arrange token values [N, K, T] as [N, K, 1, *grid], without the tokens that are not patches."""
-    grid: Tensor = tokens[:, :, where.prefix or 0 :].unflatten(2, (1, *where.grid))
+    by_target = tokens.flatten(0, 1).unsqueeze(2)
+    grid: Tensor = to_feature_grid(by_target, where).unflatten(0, tokens.shape[:2])
     return grid
 
 

@@ -86,7 +86,7 @@ def check_all_classes_fit(
         OptionError: the estimate exceeds `max_memory` or half of the free memory.
     """
     classes = class_scores(
-        run_forward(model, x[:1], graph=False, reduction_layer=reduction_layer).target_output, model
+        run_forward(model, x[:1], graph=False, reduction_layer=reduction_layer).explained, model
     ).shape[1]
     needed = classes * sum(
         bytes_per_class(x, method, family, feature_layer, limit.samples)

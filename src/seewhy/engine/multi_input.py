@@ -1,4 +1,4 @@
-"""Multi-input networks: one map per input, with the other inputs unchanged."""
+"""Plans for calls with several inputs: one map per input, with the other inputs unchanged."""
 
 from __future__ import annotations
 
@@ -6,22 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import Tensor
-
-from seewhy.errors import InputError, ModelError
-from seewhy.models.onnx.conversion import with_changed_call
+from seewhy.errors import InputError
 from seewhy.results import Explanations
+from seewhy.targets.parsing import split_target
+from seewhy.tracing.multi_input import model_of_one_input, several_inputs
 
 from .assembly import join_samples
 
 if TYPE_CHECKING:
     from seewhy.model import Model
     from seewhy.results import Explanation
-
-FIXED_INPUT_ADVICE = (
-    "pass an input without a batch axis inside the function: seewhy.wrap(network, forward=lambda net, x: net(x, it))"
-)
 
 
 class InputItem(NamedTuple):
@@ -35,101 +29,69 @@ class InputItem(NamedTuple):
 class InputPlan(NamedTuple):
     """The batches that are explained one after the other, and how their results form the result of a call.
 
-    `arrange` receives the explanations by method and batch, and whether a single method was requested.
+    Attributes:
+        items: the batches.
+        arrange: receives the explanations by method and batch, and whether a single method was requested. A batch
+            without a suitable layer has the reason instead of an explanation.
+        layers_optional: whether batches may lack a suitable layer.
     """
 
     items: list[InputItem]
-    arrange: Callable[[list[list[Explanation]], bool], Any]
+    arrange: Callable[[list[list[Any]], bool], Any]
+    layers_optional: bool = False
 
 
 def plan_multi_input(model: Model, x: Mapping[str, Any] | tuple[Any, ...], target: Any) -> InputPlan:
-    """Plan to explain each floating-point input in turn, sample by sample; integer inputs are held fixed.
+    """Plan to explain each floating-point input in turn, sample by sample; whole numbers are held fixed.
 
     Args:
-        model: called as network(*inputs) or network(**inputs), an ONNX network in the order or by the names of its
-            graph; with a `forward` of its own, as forward(network, inputs).
-        x: the inputs, a tuple or a mapping of tensors, each with the batch on its first axis.
+        model: the model, see `several_inputs`.
+        x: the inputs.
         target: as for `seewhy.explain`.
 
     Returns:
-        The plan; the results have the structure of `x`, without the integer inputs.
+        The plan; the results have the structure of `x`, with None for inputs without a map.
 
     Raises:
-        ModelError: the model is a plain function without a `forward`.
-        InputError: an input is not a tensor, the inputs differ in their number of samples, or all are integers.
+        InputError: all inputs are whole numbers.
     """
-    inputs = {name: _as_tensor(name, value) for name, value in _inputs_by_name(x).items()}
-    counts = {name: len(tensor) for name, tensor in inputs.items()}
-    if len(set(counts.values())) != 1:
-        raise InputError(f"the inputs have {counts} samples: all must have the same number. Or {FIXED_INPUT_ADVICE}.")
-    if model.module is None and model.call is None:
-        raise ModelError(
-            f"{model.name} is a plain function, which is called with one input: use "
-            "seewhy.wrap(f, forward=lambda f, inputs: f(*inputs))."
-        )
-    explained = [name for name, tensor in inputs.items() if tensor.is_floating_point()]
-    if not explained:
+    inputs = several_inputs(model, x)
+    if not inputs.varied:
         raise InputError(
-            f"all inputs {list(inputs)} are whole numbers, which have no gradient: explain the output of their "
+            f"all inputs {list(inputs.tensors)} are whole numbers, which have no gradient: explain the output of their "
             "embedding instead."
         )
-    items, count = [], next(iter(counts.values()))
-    for name in explained:
-        for n in range(count):
-            sample = {key: tensor[n : n + 1] for key, tensor in inputs.items()}
-            per_sample = isinstance(target, Tensor) and target.ndim
-            one_input = _model_of_one_input(model, sample, name, isinstance(x, tuple))
-            items.append(InputItem(one_input, sample[name], target[n : n + 1] if per_sample else target))
+    items, targets = [], split_target(target, inputs.samples)
+    for name in inputs.varied:
+        for n in range(inputs.samples):
+            sample = inputs.sample(n)
+            one_input = model_of_one_input(model, sample, name, inputs.in_order)
+            items.append(InputItem(one_input, sample[name], targets[n]))
+    fixed = [name for name in inputs.tensors if name not in inputs.varied]
+    notes = [f"input {name!r} holds whole numbers, so it has no map" for name in fixed]
 
-    def arrange(by_method: list[list[Explanation]], single: bool) -> Any:
-        results = {}
-        for i, name in enumerate(explained):
-            joined = [join_samples(by_item[i * count : (i + 1) * count]) for by_item in by_method]
-            results[name] = joined[0] if single else Explanations(joined)
-        return tuple(results.values()) if isinstance(x, tuple) else results
+    def arrange(by_method: list[list[Any]], single: bool) -> Any:
+        joined = [_join_by_input(by_item, inputs.varied, inputs.samples, notes) for by_item in by_method]
+        results = {name: joined[0][name] if single else _without_none(joined, name) for name in inputs.varied}
+        in_place = {name: results.get(name) for name in inputs.tensors}
+        return tuple(in_place.values()) if inputs.in_order else in_place
 
-    return InputPlan(items, arrange)
-
-
-def _inputs_by_name(x: Mapping[str, Any] | tuple[Any, ...]) -> dict[Any, Any]:
-    return dict(x) if isinstance(x, Mapping) else dict(enumerate(x))
+    return InputPlan(items, arrange, layers_optional=True)
 
 
-def _as_tensor(name: Any, value: Any) -> Tensor:
-    tensor = value if isinstance(value, Tensor) else torch.as_tensor(value) if hasattr(value, "__array__") else None
-    if tensor is None or tensor.ndim == 0:
-        raise InputError(
-            f"input {name!r} is a {type(value).__name__}: a tensor with the batch first is needed. "
-            f"Or {FIXED_INPUT_ADVICE}."
-        )
-    return tensor
+def _join_by_input(by_item: list[Any], names: list[Any], count: int, notes: list[str]) -> dict[Any, Explanation | None]:
+    """The explanation of each input for one method, or None; all of them have the reasons why others have none."""
+    parts = {name: by_item[i * count : (i + 1) * count] for i, name in enumerate(names)}
+    reasons = {name: next((p for p in part if isinstance(p, str)), None) for name, part in parts.items()}
+    missing = [f"input {name!r} has no map: {reason}" for name, reason in reasons.items() if reason is not None]
+    result: dict[Any, Explanation | None] = {}
+    for name, part in parts.items():
+        joined = None if reasons[name] is not None else join_samples(part)
+        result[name] = joined and replace(joined, notes=(*joined.notes, *notes, *missing))
+    return result
 
 
-def _model_of_one_input(model: Model, sample: Mapping[Any, Tensor], free: Any, in_order: bool) -> Model:
-    """Return the network as a function of the input `free`, with the other inputs fixed at the values of one sample."""
-
-    def all_inputs(z: Tensor) -> Any:
-        def repeated(t: Tensor) -> Tensor:
-            t = t.to(z.device, z.dtype if t.is_floating_point() else t.dtype)
-            return t.expand(len(z), *t.shape[1:])
-
-        inputs = {name: z if name == free else repeated(t) for name, t in sample.items()}
-        return tuple(inputs.values()) if in_order else inputs
-
-    def call(network: Any, z: Tensor) -> Any:
-        inputs = all_inputs(z)
-        if model.module is None:
-            return model.forward(inputs)
-        if model.call is not None:
-            return model.call(network, inputs)
-        return network(*inputs) if in_order else network(**inputs)
-
-    def with_fixed_inputs(call_network: Callable[[Any, Any], Any]) -> Callable[[Any, Tensor], Any]:
-        return lambda network, z: call_network(network, all_inputs(z))
-
-    return replace(
-        model,
-        forward=lambda z: call(model.module, z),
-        call=None if model.module is None else call,
-        conversion=with_changed_call(model.conversion, with_fixed_inputs),
-    )
+def _without_none(joined: list[dict[Any, Explanation | None]], name: Any) -> Explanations | None:
+    """The explanations of one input by all methods; None if a method has none."""
+    explanations = [by_name[name] for by_name in joined]
+    return Explanations([e for e in explanations if e is not None]) if all(explanations) else None

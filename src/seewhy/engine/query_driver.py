@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from seewhy.axes.layout import apply_feature_masks
+from seewhy.axes.feature_layout import apply_feature_masks
 from seewhy.errors import ModelError
 from seewhy.feature_layers.selection import lies_on_all_paths
 from seewhy.incremental import MIN_SAMPLES_TO_TRACE, PreparedNetwork, output_function, prepare_network
@@ -17,6 +17,7 @@ from seewhy.methods.queries import Attribution, GradientQuery, InputMaskQuery, L
 from seewhy.results import Evaluations
 from seewhy.targets.scoring import compute_scores, score_gradients, score_values
 from seewhy.tracing.batch_norm_folding import to_channels_last
+from seewhy.tracing.final_activation import output_from_logits
 from seewhy.tracing.forward import run_forward
 
 from .batch import (
@@ -66,7 +67,7 @@ def _run_query_method(context: BatchContext, requested: RequestedMethod) -> Meth
 
     @lru_cache(maxsize=1)  # a prepared network holds large tensors
     def prepare_sample(n: int) -> PreparedNetwork | str:
-        return prepare_network(context.model, x[n : n + 1])
+        return prepare_network(context.model, x[n : n + 1], context.forward_pass.explained.activation)
 
     def reply(query: GradientQuery | ScoreQuery | LayerMaskQuery | InputMaskQuery) -> Tensor:
         if isinstance(query, LayerMaskQuery):
@@ -76,14 +77,14 @@ def _run_query_method(context: BatchContext, requested: RequestedMethod) -> Meth
         with_gradients = isinstance(query, GradientQuery)
         samples = range(len(x)) if query.sample_index is None else [query.sample_index]
         rows = torch.tensor(samples, device=x.device).repeat(len(query.points))
-        points = query.points.flatten(0, 1)
+        points = query.points.flatten(0, 1).to(x)
 
         def compute(start: int, stop: int) -> Tensor:
             done = run_forward(
                 context.model, points[start:stop], graph=with_gradients, reduction_layer=context.reduction_layer
             )
             targets = context.targets.take(rows[start:stop])
-            scores = compute_scores(targets, done.target_output, context.model, rescale=False)
+            scores = compute_scores(targets, done.explained, context.model, rescale=False)
             n, k = stop - start, len(scores)
             log.forward, log.backward = log.forward + n, log.backward + n * k * with_gradients
             context.advance(n)
@@ -92,9 +93,10 @@ def _run_query_method(context: BatchContext, requested: RequestedMethod) -> Meth
         result = torch.cat(list(run_in_batches(compute, len(points), context.limit)))
         return result.reshape(*query.points.shape[:2], *result.shape[1:])
 
+    score = score_values(context.scores)
     values = {
-        "x": x,
-        "score": score_values(context.scores),
+        "x": x if x.is_floating_point() else x.to(score.dtype),  # maps of whole numbers are not whole numbers
+        "score": score,
         "max_points": max(1, min(context.limit.samples, MAX_POINTS_PER_QUERY) // len(x)),
     }
     if context.feature_layer is not None:
@@ -134,6 +136,8 @@ def _scores_under_input_masks(
 
     def compute(start: int, stop: int) -> Tensor:
         mask = query.masks(start, stop).to(x.device)
+        if not x.is_floating_point() and mask.is_floating_point():  # a whole number is either kept or replaced
+            mask = mask.round().bool()
         points: Tensor = torch.where(mask, fill, x) if mask.dtype == torch.bool else x + mask.to(x) * (fill - x)
         output = outputs(points.flatten(0, 1))
         targets = context.targets.take(rows.repeat(stop - start).to(x.device))
@@ -179,7 +183,8 @@ def _scores_of_windows(
         if isinstance(output, str):
             return None, output
         targets = context.targets.take(rows[n].repeat(len(windows)).to(x.device))
-        by_sample.append(score_values(compute_scores(targets, output, context.model, rescale=False)))
+        explained = output_from_logits(output, context.forward_pass.explained.activation, context.model)
+        by_sample.append(score_values(compute_scores(targets, explained, context.model, rescale=False)))
         context.advance(len(windows))
     return torch.stack(by_sample, 1), ""
 
@@ -204,13 +209,14 @@ def _scores_under_layer_masks(context: BatchContext, query: LayerMaskQuery, log:
             replacement=replacement,
         )  # fmt: skip
         targets = context.targets.take(torch.full((count,), n, device=x.device))
-        return score_values(compute_scores(targets, done.target_output, context.model, rescale=False))
+        return score_values(compute_scores(targets, done.explained, context.model, rescale=False))
 
     if from_layer:  # verify: with unchanged features the scores must be those of the forward pass
         try:
             twice = scores(0, features[:1].detach().repeat(2, *[1] * (features.ndim - 1)), from_layer=True)
-            tolerance = 1e-3 * float(expected.abs().max())
-            from_layer = torch.allclose(twice, expected[:1].expand_as(twice), rtol=1e-3, atol=tolerance)
+            relative = max(1e-3, 8 * torch.finfo(features.dtype).eps)
+            tolerance = relative * float(expected.abs().max())
+            from_layer = torch.allclose(twice, expected[:1].expand_as(twice), rtol=relative, atol=tolerance)
         except ModelError:
             from_layer = False
     if not from_layer:

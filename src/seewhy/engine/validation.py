@@ -8,11 +8,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch.nn import Module
 
-from seewhy.errors import ModelError, OptionError, UnknownNameError, check_choice, unknown_name_error
-from seewhy.feature_layers.selection import LayerInfo, find_layer, survey_layers
+from seewhy.errors import (
+    ModelError,
+    NoFeatureLayerError,
+    NoGradientError,
+    OptionError,
+    UnknownNameError,
+    check_choice,
+    unknown_name_error,
+)
+from seewhy.feature_layers.selection import NO_GRADIENT, LayerInfo, find_layer, survey_layers
 from seewhy.methods import METHODS, canonical_name, method_identity, name_note, normalized_name
 from seewhy.methods.method import Method, options_with_defaults
 from seewhy.targets import scoring
+from seewhy.tracing.autograd_graph import CHECKPOINT_REFUSED
+from seewhy.types import Capability
 
 from .batch import RequestedMethod
 from .ensembles import EnsembleMethod
@@ -37,6 +47,7 @@ class Arguments:
     max_memory: int | None = None
     device: str = "auto"
     seed: int = 0
+    probe: bool = True
     progress: bool | Callable[..., None] | None = None
 
     @property
@@ -159,12 +170,16 @@ def check_capabilities(model: Model, methods: list[RequestedMethod]) -> None:
     """
     for requested in methods:
         if requested.method.requires not in model.capabilities:
-            works = [name for name, m in METHODS.items() if m.requires in model.capabilities]
             raise ModelError(
                 f"{requested.name} requires {requested.method.requires}, {model.name} has {model.capabilities}. "
                 + (f"{model.lacks[0].upper()}{model.lacks[1:]}. " if model.lacks else "")
-                + f"Methods that work: {', '.join(works) or 'none'}."
+                + f"Methods that work: {methods_that_work(model.capabilities)}."
             )
+
+
+def methods_that_work(capabilities: Capability) -> str:
+    """The names of the methods that require no more than these capabilities."""
+    return ", ".join(name for name, method in METHODS.items() if method.requires in capabilities) or "none"
 
 
 class ResolvedLayers(NamedTuple):
@@ -190,17 +205,21 @@ def resolve_layers(model: Model, x: Inputs, feature_layer: str | None, reduction
     """
     survey = survey_layers(model, x, reduction_layer)
     if feature_layer is None:
+        if survey.reason in (NO_GRADIENT, CHECKPOINT_REFUSED):
+            raise NoGradientError(f"no feature layer can be selected, because {survey.reason}")
         if survey.selected is None:
             families = {name: FAMILIES[m.family] for name, m in METHODS.items()}
             works = ", ".join(name for name, f in families.items() if not (f.uses_layer or f.uses_attention))
-            raise ModelError(
+            raise NoFeatureLayerError(
                 f"{survey.reason}, so {model.name} has no layer for a class activation map: give feature_layer if you "
                 f"know one (seewhy.layers lists them), or use {works}."
             )
         return ResolvedLayers(survey.selected, survey.reason, survey.output_layer)
     layer = find_layer(survey, feature_layer, model)
+    if layer.axes is None:
+        raise NoFeatureLayerError(f"layer {feature_layer!r} does not depend on this input. Name another layer.")
     if layer.where is None or not layer.where.spatial:
-        raise ModelError(
+        raise NoFeatureLayerError(
             f"layer {feature_layer!r} has the output shape {list(layer.shape or ())}, which does not correspond to "
             f"positions of the input {list(x.shape[2:])}. Choose a layer with the axes [N, C, *S], or with tokens that "
             "form a grid" + (f", such as {survey.selected.name!r}." if survey.selected else ".")

@@ -10,6 +10,7 @@ from seewhy.axes.layout import class_axis
 from seewhy.errors import ModelError, OptionError
 from seewhy.targets.predict import class_probabilities
 from seewhy.targets.scoring import class_scores
+from seewhy.tracing.backward_passes import repeat_with_saved_copies
 from seewhy.tracing.forward import run_forward
 
 from .selection import NO_GRADIENT, find_layer, survey_layers
@@ -32,6 +33,7 @@ class LayerChannels(NamedTuple):
     channels: int  # number of channels
 
 
+@repeat_with_saved_copies
 def locate_channels(model: Model, x: Inputs, layer: str | None) -> LayerChannels:
     """Find the channel axis of a layer, by a forward and a backward pass of one sample.
 
@@ -54,13 +56,14 @@ def locate_channels(model: Model, x: Inputs, layer: str | None) -> LayerChannels
             )
         info = find_layer(survey_layers(model, x, None), layer, model)
         layer, ndim = info.name, len(info.shape or ())
-        if info.where is not None:
-            axis, prefix = info.where.channel_axis, info.where.prefix or 0
-        elif ndim > 1:  # three axes without a grid for the input's positions: tokens
-            axis = 2 if ndim == 3 < x.ndim else class_axis(ndim, model.layout)
+        if info.where is not None and info.where.channel_axis is not None:
+            axis, prefix = info.where.channel_axis, info.where.prefix
+        elif ndim > 1:
+            with_channels = [i for i, a in enumerate(info.axes or ()) if i and "C" in a.letters]
+            axis = with_channels[-1] if with_channels else class_axis(ndim, model.layout, model.output_layout)
     forward = run_forward(model, x[:1], graph=True, feature_layer=layer)
     what = "the output" if layer is None else f"layer {layer!r}"
-    if layer is None and class_probabilities(class_scores(forward.target_output, model).detach(), model)[1]:
+    if layer is None and class_probabilities(forward.explained, model)[1]:
         raise OptionError(
             f"layer=None: the output of {model.name} consists of probabilities, which saturate once one class "
             "dominates: name the layer before the softmax (seewhy.layers lists them)."
@@ -68,9 +71,7 @@ def locate_channels(model: Model, x: Inputs, layer: str | None) -> LayerChannels
     values = channel_means(forward, model, LayerChannels(layer, axis, prefix, 0))
     gradient = torch.autograd.grad(values.sum(), forward.x, allow_unused=True)[0] if values.requires_grad else None
     if gradient is None:
-        raise ModelError(
-            f"no picture can be made for {what} of {model.name}: {NO_GRADIENT.replace('the score', 'it')}."
-        )
+        raise ModelError(f"no picture can be made for {what} of {model.name}: {NO_GRADIENT.replace('the score', 'it')}")
     return LayerChannels(layer, axis, prefix, values.shape[1])
 
 
@@ -86,7 +87,7 @@ def channel_means(forward: ForwardPass, model: Model, location: LayerChannels) -
         ModelError: the layer's output has no batch axis.
     """
     if location.layer is None:
-        return _mean_over_positions(class_scores(forward.target_output, model), 0)
+        return _mean_over_positions(class_scores(forward.explained, model), 0)
     features = forward.features
     assert features is not None
     if not features.ndim or len(features) != len(forward.x) or not features.is_floating_point():

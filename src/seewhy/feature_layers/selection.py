@@ -14,24 +14,34 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
-from seewhy.axes.layout import FeatureLayout, find_feature_layout
+from seewhy.axes.feature_layout import FeatureLayout, to_feature_grid
 from seewhy.errors import ModelError, unknown_name_error
 from seewhy.models import module_tree
-from seewhy.tracing.autograd_graph import nodes_reachable_from, producing_node
+from seewhy.tracing.autograd_graph import (
+    CHECKPOINT_NODE,
+    CHECKPOINT_REFUSED,
+    nodes_reachable_from,
+    producing_node,
+)
+from seewhy.tracing.backward_passes import repeat_with_saved_copies
 from seewhy.tracing.backward_rules import is_activation
-from seewhy.tracing.execution import CONVOLUTION_OR_POOLING, LayerCall, innermost_call, record_execution, spatial_grids
+from seewhy.tracing.execution import LayerCall, feature_layouts, innermost_call, record_execution
+from seewhy.tracing.layer_hooks import layers_unavailable_reason
 from seewhy.tracing.network_cache import cached_per_network
+from seewhy.types import Capability
 
 if TYPE_CHECKING:
     from torch.autograd.graph import Node
 
+    from seewhy.axes.factors import Axes
     from seewhy.model import Model
     from seewhy.types import Inputs
 
 JOIN_NODES = {"AddBackward0", "CatBackward0", "StackBackward0"}
 ACTIVATION_TYPE = re.compile(r"relu|elu|swish|silu|mish|sigmoid|tanh", re.IGNORECASE)
 NO_GRADIENT = (
-    "the score does not depend on the input through autograd (a detach, a no_grad, a rounding, or numpy on the way)"
+    "the score does not depend on the input through autograd (a detach, a no_grad, an inference_mode, a rounding, or "
+    "numpy on the way)."
 )
 LAST_RECTIFIED = "the last layer whose features are rectified and have positions"
 CHOICE_HINT = "to use another layer, give feature_layer (seewhy.layers lists them)"
@@ -45,6 +55,7 @@ class LayerInfo(NamedTuple):
     name: str
     shape: tuple[int, ...] | None  # of the output for one sample, batch axis included; None: not a tensor
     where: FeatureLayout | None  # the axes of channels and positions; None: there are none
+    axes: Axes | None  # the meaning of the axes of the output; None: it does not depend on the input
 
 
 class LayerSurvey(NamedTuple):
@@ -64,7 +75,12 @@ def survey_layers(model: Model, x: Inputs, end: str | None) -> LayerSurvey:
         model: the model; must have a module.
         x: the batch, of which the first sample is used.
         end: the layer whose output is explained; None: the network's output.
+
+    Raises:
+        ModelError: the layers of the model are not accessible.
     """
+    if Capability.LAYERS not in model.capabilities:
+        raise ModelError(layers_unavailable_reason(model))
     return cached_per_network(_surveys, _compute_survey, model, x, end)
 
 
@@ -76,18 +92,15 @@ def copy_survey(model: Model, twin: Model) -> None:
     _surveys[twin.module] = {key: survey._replace(network_parts=parts) for key, survey in surveys}
 
 
+@repeat_with_saved_copies
 def _compute_survey(model: Model, x: Inputs, end: str | None) -> LayerSurvey:
-    calls, outputs, leaf = record_execution(model, x, end)
+    calls, outputs, leaf, _ = record_execution(model, x, end)
     ends = [t.grad_fn for t in outputs if t.grad_fn is not None]
-    size = tuple(x.shape[2:])
-    layouts, grids = [], []
-    channels_last = model.layout is not None and model.layout.endswith("C")
-    for call in calls:
-        shape = call.shape
-        grids += spatial_grids([call], x, channels_last)
-        layouts.append(None if not shape or shape[0] != 1 else find_feature_layout(shape, size, grids, channels_last))
+    layouts = feature_layouts(calls, tuple(x.shape[2:]))
     index, reason = _choose_layer(calls, layouts, outputs, leaf) if ends else (None, NO_GRADIENT)
-    infos = [LayerInfo(c.name, c.shape, where) for c, where in zip(calls, layouts, strict=True)]
+    if index is None and any(node.name() == CHECKPOINT_NODE for node in nodes_reachable_from(ends)):
+        reason = CHECKPOINT_REFUSED
+    infos = [LayerInfo(c.name, c.shape, where, c.axes) for c, where in zip(calls, layouts, strict=True)]
     named = [c for c in calls if ends and c.edge is not None and producing_node(c.edge.node) is producing_node(ends[0])]
     output = end or (innermost_call(named).name if named and len(outputs) == 1 else None)
     if index is None:
@@ -105,9 +118,10 @@ def _choose_layer(
     ancestors = set(nodes_reachable_from(ends))
     spatial = [
         i for i, (c, where) in enumerate(zip(calls, layouts, strict=True))
-        if where is not None and where.spatial and c.edge is not None and c.edge.node in ancestors
+        if where is not None and where.spatial and where.channel_axis is not None
+        and c.edge is not None and c.edge.node in ancestors
     ]  # fmt: skip
-    with_axes = [i for i in spatial if layouts[i].prefix is None]  # type: ignore[union-attr]
+    with_axes = [i for i in spatial if not layouts[i].on_token_axis]  # type: ignore[union-attr]
     tokens = [i for i in spatial if i not in with_axes and not _is_projection(calls[i])]
     rectified = [i for i in with_axes if _is_rectified(calls[i])]
     # exclude the output's own layer: its map would be the output itself
@@ -125,9 +139,7 @@ def _choose_layer(
         return bottleneck, f"{LAST_RECTIFIED}; all paths from the input to the score pass through it"
     if rectified:
         return rectified[-1], f"{LAST_RECTIFIED}; other paths from the input to the score bypass it"
-    convolutions = [
-        i for i in with_axes if CONVOLUTION_OR_POOLING.search(calls[i].type_name) and calls[i].module is not None
-    ]
+    convolutions = [i for i in with_axes if calls[i].module is not None and _is_convolution(calls[i])]
     if convolutions:
         return convolutions[-1], "the last convolution, because no rectified features have positions"
     return None, "no layer keeps the input's positions"
@@ -135,7 +147,7 @@ def _choose_layer(
 
 def lies_on_all_paths(model: Model, x: Inputs, name: str, end: str | None) -> bool:
     """Whether every path from the input to the explained output passes through layer `name`, by the autograd graph."""
-    calls, outputs, leaf = record_execution(model, x, end)
+    calls, outputs, leaf, _ = record_execution(model, x, end)
     edge = next((c.edge for c in calls if c.name == name), None)
     ends = [t.grad_fn for t in outputs if t.grad_fn is not None]
     return edge is not None and bool(ends) and leaf not in nodes_reachable_from(ends, without=edge.node)
@@ -152,6 +164,12 @@ def _is_rectified(call: LayerCall) -> bool:
     # an addition with one differentiable operand adds a bias
     joins = node.name() in JOIN_NODES and (len(operands) > 1 or "Add" not in node.name())
     return joins and any(map(is_activation, nodes_reachable_from([node])))
+
+
+def _is_convolution(call: LayerCall) -> bool:
+    """Whether a layer's output comes from a convolution or pooling."""
+    name = producing_node(call.edge.node).name()  # type: ignore[union-attr]
+    return "Conv" in name or "Pool" in name
 
 
 def _is_projection(call: LayerCall) -> bool:
@@ -174,7 +192,7 @@ def _last_with_patch_gradient(
     edges = [calls[i].edge for i in tokens]
     gradients = torch.autograd.grad(score, edges, allow_unused=True)  # type: ignore[arg-type]
     for i, gradient in reversed(list(zip(tokens, gradients, strict=True))):
-        if gradient is not None and bool(gradient[:, layouts[i].prefix :].any()):  # type: ignore[union-attr]
+        if gradient is not None and bool(to_feature_grid(gradient, layouts[i]).any()):  # type: ignore[arg-type]
             return i
     return None
 

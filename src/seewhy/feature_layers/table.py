@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from seewhy.axes.layout import from_canonical, to_feature_grid
+from seewhy.axes.feature_layout import to_feature_grid
+from seewhy.axes.layout import from_canonical
 from seewhy.errors import ModelError
 from seewhy.inputs.preprocessing import Preprocessing
 from seewhy.model import Model
-from seewhy.models import keras, module_tree
+from seewhy.models import keras, module_tree, wrap
 from seewhy.results import Activations, LayerRow, LayerTable
 from seewhy.tracing.forward import eval_mode, run_forward
 from seewhy.tracing.layer_hooks import layers_unavailable_reason
+from seewhy.tracing.multi_input import are_several_inputs, model_of_one_input, several_inputs
 from seewhy.tracing.outputs import concatenate_outputs
 from seewhy.tracing.validation import prepare_model_and_input
 from seewhy.types import Capability
@@ -94,21 +96,29 @@ def activations(model: Any, x: Any, layer: str) -> Activations:
         UnknownNameError: the model has no such layer.
         ModelError: the layer ran more than once (name the call), or the model is a plain function.
     """
-    model, inputs = prepare_model_and_input(model, x, requires=Capability.LAYERS)
-    if model.module is None:
-        raise ModelError(layers_unavailable_reason(model))
-    with eval_mode(model):
-        info = find_layer(survey_layers(model, inputs, None), layer, model)
-        parts = [
-            _layer_output(model, part, info.name)
-            for part in inputs.split(min(ACTIVATIONS_BATCH_SIZE, model.max_batch or ACTIVATIONS_BATCH_SIZE))
-        ]
-    values: Tensor = concatenate_outputs(parts)
-    if info.where is not None:
-        values = to_feature_grid(values, info.where)
-    return Activations(
-        values, info.name, inputs.cpu(), model.preparation if isinstance(model.preparation, Preprocessing) else None
-    )
+    parts, inputs = [], []
+    for batch_model, batch in _batches_of_one_input(wrap(model), x):
+        prepared, tensors = prepare_model_and_input(batch_model, batch, requires=Capability.LAYERS)
+        if prepared.module is None:
+            raise ModelError(layers_unavailable_reason(prepared))
+        with eval_mode(prepared):
+            info = find_layer(survey_layers(prepared, tensors, None), layer, prepared)
+            for part in tensors.split(min(ACTIVATIONS_BATCH_SIZE, prepared.max_batch or ACTIVATIONS_BATCH_SIZE)):
+                output = _layer_output(prepared, part, info.name)
+                parts.append(output if info.where is None else to_feature_grid(output, info.where))
+        inputs.append(tensors.cpu())
+    preparation = prepared.preparation if isinstance(prepared.preparation, Preprocessing) else None
+    return Activations(concatenate_outputs(parts), info.name, torch.cat(inputs), preparation)
+
+
+def _batches_of_one_input(model: Model, x: Any) -> list[tuple[Model, Any]]:
+    """Return the batches to run: the input itself, or of several inputs, sample by sample, that with most axes."""
+    if not are_several_inputs(x):
+        return [(model, x)]
+    inputs = several_inputs(model, x)
+    free = max(inputs.varied or inputs.tensors, key=lambda name: inputs.tensors[name].ndim)
+    samples = [inputs.sample(n) for n in range(inputs.samples)]
+    return [(model_of_one_input(model, sample, free, inputs.in_order), sample[free]) for sample in samples]
 
 
 def _layer_output(model: Model, x: Tensor, name: str) -> Tensor:
@@ -118,9 +128,9 @@ def _layer_output(model: Model, x: Tensor, name: str) -> Tensor:
 
 
 def _with_input(model: Any, x: Any) -> tuple[Model, Tensor | None]:
-    from seewhy.models import wrap
-
     wrapped = wrap(model)
+    if are_several_inputs(x):
+        wrapped, x = _batches_of_one_input(wrapped, x)[0]
     if x is None and isinstance(wrapped.preparation, Preprocessing):
         x = from_canonical(torch.zeros(1, len(wrapped.preparation.mean), *wrapped.preparation.size), wrapped.layout)
     return (wrapped, None) if x is None else prepare_model_and_input(wrapped, x, requires=Capability.LAYERS)

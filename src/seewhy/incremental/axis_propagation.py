@@ -15,7 +15,7 @@ from torch import Tensor
 from seewhy.tracing.batch_norm_folding import is_eval_batch_norm
 from seewhy.tracing.op_trace import Op, ValueRef, execute_op
 
-Axes = tuple[int, ...]
+AxisNumbers = tuple[int, ...]
 Shapes = Mapping[int, tuple[int, ...]]
 
 ELEMENTWISE_OPS = {"hardswish", "_prelu_kernel", "clone", "alias", "detach", "_to_copy", "contiguous", "masked_fill"}
@@ -32,7 +32,7 @@ SAMPLEWISE_OPS = {
 }  # fmt: skip
 
 
-def propagated_axes(op: Op, axes: Axes, shapes: Shapes) -> Axes | None:
+def propagated_axes(op: Op, axes: AxisNumbers, shapes: Shapes) -> AxisNumbers | None:
     """Positions of the given input axes in an op's output; None if the op mixes positions along one of them.
 
     Args:
@@ -65,7 +65,7 @@ def is_elementwise(op: Op) -> bool:
     return torch.Tag.pointwise in getattr(op.function, "tags", ()) or op.name.removeprefix("aten::") in ELEMENTWISE_OPS
 
 
-def execute_op_on_part(op: Op, value_of: Callable[[int], Any], axes: Axes, after: Axes) -> Any:
+def execute_op_on_part(op: Op, value_of: Callable[[int], Any], axes: AxisNumbers, after: AxisNumbers) -> Any:
     """Execute an op on parts of its inputs; size arguments are adapted along the propagated axes.
 
     Args:
@@ -113,11 +113,11 @@ ALLOCATING_OPS = {
 OPS_WITH_SIZE_ARGUMENT = {"reshape", "expand"}
 
 
-def _same_lengths(a: Sequence[int], b: Sequence[int], axes: Axes) -> bool:
+def _same_lengths(a: Sequence[int], b: Sequence[int], axes: AxisNumbers) -> bool:
     return all(a[i] == b[i] for i in axes)
 
 
-def _reshape_axes(before: Sequence[int], after: Sequence[int], axes: Axes) -> Axes | None:
+def _reshape_axes(before: Sequence[int], after: Sequence[int], axes: AxisNumbers) -> AxisNumbers | None:
     """Each axis maps to the output axis of the same length that has the same number of elements before it."""
     result: list[int] = []
     for axis in axes:
@@ -136,12 +136,12 @@ def _nonnegative_dims(dims: Any, ndim: int) -> list[int]:
     return [d % ndim for d in ((dims,) if isinstance(dims, int) else dims)]
 
 
-def _axes_after_removal(axes: Axes, removed: Sequence[int]) -> Axes | None:
+def _axes_after_removal(axes: AxisNumbers, removed: Sequence[int]) -> AxisNumbers | None:
     """Positions of axes after other axes were removed; None if one of them was removed."""
     return None if set(axes) & set(removed) else tuple(a - sum(r < a for r in removed) for a in axes)
 
 
-def _reduction_axes(op: Op, axes: Axes, shapes: Shapes) -> Axes | None:
+def _reduction_axes(op: Op, axes: AxisNumbers, shapes: Shapes) -> AxisNumbers | None:
     arguments, shape = op.arguments, shapes[op.inputs()[0]]
     dims = arguments.get("dim")
     if dims is None or (isinstance(dims, (list, tuple)) and not dims):
@@ -152,14 +152,14 @@ def _reduction_axes(op: Op, axes: Axes, shapes: Shapes) -> Axes | None:
     return _axes_after_removal(axes, removed)
 
 
-def _other_axes(op: Op, axes: Axes, shapes: Shapes) -> Axes | None:
+def _other_axes(op: Op, axes: AxisNumbers, shapes: Shapes) -> AxisNumbers | None:
     """Rule for ops that work along the axes in `dim` and treat all other axes position by position."""
     arguments, shape = op.arguments, shapes[op.inputs()[0]]
     dims = arguments.get("dim", arguments.get("dims", 0))
     return None if set(axes) & set(_nonnegative_dims(dims, len(shape))) else axes
 
 
-def _cat_axes(op: Op, axes: Axes, shapes: Shapes) -> Axes | None:
+def _cat_axes(op: Op, axes: AxisNumbers, shapes: Shapes) -> AxisNumbers | None:
     parts = op.args[0]
     same_rank = all(
         isinstance(p, ValueRef) and len(shapes[p.value_id]) == len(shapes[parts[0].value_id]) for p in parts
@@ -167,11 +167,11 @@ def _cat_axes(op: Op, axes: Axes, shapes: Shapes) -> Axes | None:
     return _other_axes(op, axes, shapes) if same_rank else None
 
 
-def _select_axes(op: Op, axes: Axes, shapes: Shapes) -> Axes | None:
+def _select_axes(op: Op, axes: AxisNumbers, shapes: Shapes) -> AxisNumbers | None:
     return _axes_after_removal(axes, _nonnegative_dims(op.arguments.get("dim", 0), len(shapes[op.inputs()[0]])))
 
 
-def _squeeze_axes(op: Op, axes: Axes, shapes: Shapes) -> Axes | None:
+def _squeeze_axes(op: Op, axes: AxisNumbers, shapes: Shapes) -> AxisNumbers | None:
     shape, dims = shapes[op.inputs()[0]], op.arguments.get("dim")
     if dims is None:
         return None
@@ -179,32 +179,32 @@ def _squeeze_axes(op: Op, axes: Axes, shapes: Shapes) -> Axes | None:
     return _axes_after_removal(axes, removed)
 
 
-def _unsqueeze_axes(op: Op, axes: Axes, shapes: Shapes) -> Axes | None:
+def _unsqueeze_axes(op: Op, axes: AxisNumbers, shapes: Shapes) -> AxisNumbers | None:
     new = op.arguments["dim"] % (len(shapes[op.inputs()[0]]) + 1)
     return tuple(a + (a >= new) for a in axes)
 
 
-def _permute_axes(op: Op, axes: Axes, shapes: Shapes) -> Axes | None:
+def _permute_axes(op: Op, axes: AxisNumbers, shapes: Shapes) -> AxisNumbers | None:
     order = _nonnegative_dims(op.arguments["dims"], len(shapes[op.inputs()[0]]))
     return tuple(order.index(a) for a in axes)
 
 
-def _transpose_axes(op: Op, axes: Axes, shapes: Shapes) -> Axes | None:
+def _transpose_axes(op: Op, axes: AxisNumbers, shapes: Shapes) -> AxisNumbers | None:
     ndim = len(shapes[op.inputs()[0]])
     first, second = _nonnegative_dims((op.arguments["dim0"], op.arguments["dim1"]), ndim)
     return tuple({first: second, second: first}.get(a, a) for a in axes)
 
 
-def _layer_norm_axes(op: Op, axes: Axes, shapes: Shapes) -> Axes | None:
+def _layer_norm_axes(op: Op, axes: AxisNumbers, shapes: Shapes) -> AxisNumbers | None:
     shape = shapes[op.inputs()[0]]
     return axes if max(axes) < len(shape) - len(op.arguments["normalized_shape"]) else None
 
 
-def _batch_norm_axes(op: Op, axes: Axes, shapes: Shapes) -> Axes | None:
+def _batch_norm_axes(op: Op, axes: AxisNumbers, shapes: Shapes) -> AxisNumbers | None:
     return axes if is_eval_batch_norm(op) and 1 not in axes else None
 
 
-def _samplewise_axes(op: Op, axes: Axes, shapes: Shapes) -> Axes | None:
+def _samplewise_axes(op: Op, axes: AxisNumbers, shapes: Shapes) -> AxisNumbers | None:
     before, after = shapes[op.inputs()[0]], shapes[op.outputs[0]]  # type: ignore[index]
     single_input = len(op.inputs()) == 1 and len(before) == len(
         after
@@ -214,22 +214,22 @@ def _samplewise_axes(op: Op, axes: Axes, shapes: Shapes) -> Axes | None:
     return axes if axes == (0,) and single_input and not unbatched else None
 
 
-def _pad_axes(op: Op, axes: Axes, shapes: Shapes) -> Axes | None:
+def _pad_axes(op: Op, axes: AxisNumbers, shapes: Shapes) -> AxisNumbers | None:
     ndim, pads = len(shapes[op.inputs()[0]]), op.arguments["pad"]
     padded = {ndim - 1 - i // 2 for i, p in enumerate(pads) if p}
     return None if padded & set(axes) else axes
 
 
-def _expand_axes(op: Op, axes: Axes, shapes: Shapes) -> Axes | None:
+def _expand_axes(op: Op, axes: AxisNumbers, shapes: Shapes) -> AxisNumbers | None:
     before, after = shapes[op.inputs()[0]], shapes[op.outputs[0]]  # type: ignore[index]
     return axes if len(before) == len(after) and _same_lengths(before, after, axes) else None
 
 
-def _linear_axes(op: Op, axes: Axes, shapes: Shapes) -> Axes | None:
+def _linear_axes(op: Op, axes: AxisNumbers, shapes: Shapes) -> AxisNumbers | None:
     return axes if max(axes) < len(shapes[op.inputs()[0]]) - 1 else None
 
 
-def _mm_axes(op: Op, axes: Axes, shapes: Shapes) -> Axes | None:
+def _mm_axes(op: Op, axes: AxisNumbers, shapes: Shapes) -> AxisNumbers | None:
     rows = op.arguments.get("mat1", op.arguments.get("self"))
     single_input = len(op.inputs()) == 1 and isinstance(rows, ValueRef)
     bias = op.arguments["self"] if op.name == "aten::addmm" else None
@@ -237,7 +237,7 @@ def _mm_axes(op: Op, axes: Axes, shapes: Shapes) -> Axes | None:
     return axes if single_input and bias_shared and axes == (0,) else None
 
 
-PROPAGATION_RULES: dict[str, Callable[[Op, Axes, Shapes], Axes | None]] = {
+PROPAGATION_RULES: dict[str, Callable[[Op, AxisNumbers, Shapes], AxisNumbers | None]] = {
     **dict.fromkeys(REDUCTION_OPS, _reduction_axes),
     **dict.fromkeys(
         ["_softmax", "_log_softmax", "slice", "split", "split_with_sizes", "flip", "glu", "cumsum"], _other_axes

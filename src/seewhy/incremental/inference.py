@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from seewhy.axes.layout import from_canonical
 from seewhy.tracing.batch_norm_folding import fold_batch_norms, to_channels_last
-from seewhy.tracing.forward import eval_mode, is_out_of_memory, run_forward
+from seewhy.tracing.final_activation import NetworkOutput, model_of_logits, output_from_logits
+from seewhy.tracing.forward import call_model, eval_mode, is_out_of_memory, run_forward
 from seewhy.tracing.op_trace import Op, OpTrace, TraceError, last_uses, store_outputs, trace_ops
 from seewhy.tracing.outputs import is_finite
 
@@ -77,11 +78,13 @@ class PreparedNetwork:
         model: the model.
         x: [1, C, *S] the reference picture.
         trace: the ops of the forward pass on `x`, with batch norms, linear layers and activations fused.
+        activation: the final activation that the network has after `model`, which then computes its logits.
     """
 
     model: Model
     x: Tensor
     trace: OpTrace
+    activation: str | None = None
 
     def masked_outputs(
         self,
@@ -165,12 +168,13 @@ class PreparedNetwork:
                 return str(reason)
 
 
-def prepare_network(model: Model, x: Inputs) -> PreparedNetwork | str:
+def prepare_network(model: Model, x: Inputs, activation: str | None = None) -> PreparedNetwork | str:
     """Trace the network on one reference picture and keep the values of its layers.
 
     Args:
         model: the model; its weights must not change afterwards.
         x: [1, C, *S] the reference picture, float32 or float64.
+        activation: the activation at the end of the network, if only what enters it is to be computed.
 
     Returns:
         The prepared network, or the reason why the network cannot be traced.
@@ -182,20 +186,23 @@ def prepare_network(model: Model, x: Inputs) -> PreparedNetwork | str:
         )
     if torch.is_autocast_enabled(x.device.type):
         return "autocast is enabled and changes the precision between layers"
+    model = model if activation is None else model_of_logits(model)
     with eval_mode(model), torch.no_grad():
         reference = to_channels_last(x.detach().clone())
         try:
             trace = trace_ops(lambda z: model.forward(from_canonical(z, model.layout)), reference)
-            return PreparedNetwork(model, x, fuse_activations(fuse_linear_layers(fold_batch_norms(trace))))
+            return PreparedNetwork(model, x, fuse_activations(fuse_linear_layers(fold_batch_norms(trace))), activation)
         except TraceError as reason:
             return str(reason)
-        except RuntimeError as error:
+        except Exception as error:
             if is_out_of_memory(error):
                 raise
             return f"the network cannot be traced: {error}"
 
 
-def output_function(model: Model, prepared: PreparedNetwork | str, layer: str | None = None) -> Callable[[Inputs], Any]:
+def output_function(
+    model: Model, prepared: PreparedNetwork | str, layer: str | None = None
+) -> Callable[[Inputs], NetworkOutput]:
     """A function from pictures to the outputs of the network or of one layer; it uses the trace where possible.
 
     Args:
@@ -206,15 +213,15 @@ def output_function(model: Model, prepared: PreparedNetwork | str, layer: str | 
     usable = [] if isinstance(prepared, str) or layer is not None else [prepared]  # emptied at the first failure
     verify = True
 
-    def outputs(points: Inputs) -> Any:
+    def outputs(points: Inputs) -> NetworkOutput:
         nonlocal verify
         if usable:
             output = usable[0].outputs_for(points, verify=verify)
             verify = False
             if isinstance(output, Tensor) and is_finite(output):
-                return output
+                return output_from_logits(output, usable[0].activation, model)
             usable.clear()
-        return run_forward(model, points.contiguous(), graph=False, reduction_layer=layer).target_output
+        return run_forward(model, points.contiguous(), graph=False, reduction_layer=layer).explained
 
     return outputs
 
@@ -384,7 +391,7 @@ def _verify_sample(model: Model, x: Tensor, output: Tensor) -> None:
     Raises:
         TraceError: they differ by more than rounding.
     """
-    expected = model.forward(from_canonical(x, model.layout))
+    expected = call_model(model, x)
     if expected.numel() == 0:
         raise TraceError("the network's output is empty")
     if expected.shape[1:] != output.shape:

@@ -32,8 +32,9 @@ def make_patch_buffer(reference: Tensor, region: ChangedRegion, num_masks: int) 
     flat = _positions_first(reference, region).reshape(math.prod(region.lengths), -1)
     num_fixed = len(BORDER_FILLS) + len(flat)
     rows = flat.new_empty(num_fixed + num_masks * math.prod(region.window.size), flat.shape[1])
+    smallest = -math.inf if flat.is_floating_point() or flat.is_complex() else torch.iinfo(flat.dtype).min
     for i, fill in enumerate(BORDER_FILLS):
-        rows[i] = fill
+        rows[i] = max(fill, smallest)
     rows[len(BORDER_FILLS) : num_fixed] = flat
     return PatchBuffer(rows, rows[num_fixed:])
 

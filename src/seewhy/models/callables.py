@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from seewhy.errors import ModelError
+from seewhy.errors import NoGradientError
+from seewhy.inputs.arrays import tensor_of
 
-NUMPY_FUNCTION = (
-    "the function computes with numpy arrays, so it has no gradient. Perturbation methods, such as occlusion, "
-    "need none."
-)
+NUMPY_FUNCTION = "the function computes with numpy arrays, so it has no gradient."
 
 
 def accept_tensors_or_arrays(function: Callable[[Any], Any]) -> Callable[[Tensor], Any]:
@@ -24,7 +20,7 @@ def accept_tensors_or_arrays(function: Callable[[Any], Any]) -> Callable[[Tensor
         function: from a tensor or a numpy array to the network's output.
 
     Returns:
-        A function that raises `ModelError` if a gradient is required and `function` computes with numpy arrays.
+        A function that raises `NoGradientError` if a gradient is required and `function` computes with numpy arrays.
     """
 
     def call(x: Tensor) -> Any:
@@ -35,11 +31,11 @@ def accept_tensors_or_arrays(function: Callable[[Any], Any]) -> Callable[[Tensor
             if output is None:
                 raise
             if x.requires_grad:
-                raise ModelError(NUMPY_FUNCTION) from error
+                raise NoGradientError(NUMPY_FUNCTION) from error
             return output
         except RuntimeError as error:
             if x.requires_grad and "Can't call numpy()" in str(error):
-                raise ModelError(NUMPY_FUNCTION) from error
+                raise NoGradientError(NUMPY_FUNCTION) from error
             raise
 
     return call
@@ -54,9 +50,5 @@ def _call_with_array(function: Callable[[Any], Any], x: Tensor) -> Any:
 
 
 def as_tensor(output: Any) -> Any:
-    """Return an array as a tensor, and anything else unchanged.
-
-    The array is copied, since it may be read-only or have negative strides.
-    """
-    is_array = hasattr(output, "__array__") and not isinstance(output, Tensor)
-    return torch.from_numpy(np.array(output)) if is_array else output
+    """Return an array as a tensor, and anything else unchanged."""
+    return tensor_of(output) if hasattr(output, "__array__") else output

@@ -37,7 +37,8 @@ def module_eval_mode(module: torch.nn.Module | None) -> Iterator[None]:
     weights = {id(w): w for part in submodules for w in part._parameters.values() if w is not None}
     if keras.is_layer(module):
         weights |= {id(w): w for _, w in keras.named_variables(module)}
-    flags: list[tuple[Any, str, bool]] = [(part, "training", False) for part in submodules]
+    # frozen TorchScript has no modes
+    flags: list[tuple[Any, str, bool]] = [(part, "training", False) for part in submodules if hasattr(part, "training")]
     flags += [(w, "requires_grad", False) for w in weights.values() if w.is_leaf and not w.is_inference()]
     with _lock:
         for owner, name, value in flags:

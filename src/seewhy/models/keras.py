@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from typing import Any
@@ -21,7 +20,6 @@ from seewhy.errors import ModelError
 from seewhy.inputs.preprocessing import DEFAULT_SIZE, Preprocessing
 
 from .files import import_package
-from .function_observer import FunctionObserver
 
 MIN_VERSION = (3, 11, 3)  # earlier versions may execute code from model files (CVE-2025-9905)
 LAYOUT_OF_NDIM = {2: "NF", 3: "NTC", 4: "NHWC", 5: "NDHWC"}
@@ -29,8 +27,6 @@ NOT_ON_TORCH = (
     "Keras runs on the {backend} backend in this process; gradients and layers need the torch backend: set the "
     "environment variable KERAS_BACKEND=torch before keras is imported, and load the model again"
 )
-SOFTMAX_LEFT_OUT = "the softmax at the end of the network is left out: the score is the logit before it"
-ANY_SOFTMAX_LEFT_OUT = "if the network ends in a softmax, it is left out: the score is the logit before it"
 
 
 def is_layer(thing: Any) -> bool:
@@ -60,29 +56,9 @@ def backend_name() -> str:
     return str(sys.modules["keras"].backend.backend())
 
 
-def forward_logits(model: Any, x: Tensor, forward: Callable[[Any, Tensor], Any] | None = None) -> Any:
-    """Compute the model's output in inference mode, without its final softmax if it has one.
-
-    The model is not changed: the inputs of each softmax are recorded, and replace an output that is a softmax.
-
-    Args:
-        model: a Keras model on the torch backend.
-        x: the batch in the model's own layout.
-        forward: how the model is called, (model, x) -> output; None: model(x, training=False).
-    """
-    calls: deque[tuple[Tensor, Tensor]] = deque(maxlen=8)  # (output, input) of each softmax
-
-    def record(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        result = func(*args, **kwargs)
-        if name == "softmax" and args:
-            calls.append((result, args[0]))
-        elif name == "to":  # conversion of a probability to another precision
-            calls.extend([(result, z) for p, z in calls if p is args[0] and result is not p])
-        return result
-
-    with FunctionObserver(record):
-        output = model(x, training=False) if forward is None else forward(model, x)
-    return tree_map(lambda value: next((z for p, z in calls if p is value), value), output)
+def call_in_inference_mode(model: Any, x: Tensor) -> Any:
+    """The output of a Keras model on the torch backend, outside training mode."""
+    return model(x, training=False)
 
 
 def tensor_function(model: Any) -> Callable[[Tensor], Any]:
@@ -127,21 +103,6 @@ def default_preprocessing(model: Any) -> tuple[Preprocessing | None, str]:
         f"{value_range}"
     )
     return Preprocessing(size, (0.0,) * count, (std,) * count), note
-
-
-def softmax_note(model: Any) -> str | None:
-    """Return the note that the final softmax is left out; None if the model has no final softmax.
-
-    For a subclassed model, whose graph is unknown, the note says that this depends on the model.
-    """
-    outputs = getattr(model, "outputs", None)
-    if not outputs:
-        return ANY_SOFTMAX_LEFT_OUT
-    last = outputs[0]._keras_history.operation
-    if getattr(last, "outputs", None):
-        return softmax_note(last)
-    name = getattr(getattr(last, "activation", None), "__name__", type(last).__name__)
-    return SOFTMAX_LEFT_OUT if name.lower() == "softmax" else None
 
 
 def sublayers(layer: Any) -> dict[str, nn.Module]:

@@ -168,8 +168,8 @@ def _call_factory(source: str) -> Model:
         raise OptionError(f"py:{source}: the form py:package.module:factory is required.")
     try:
         network = getattr(import_module(module), name)()
-    except (ImportError, AttributeError) as error:
-        raise ModelError(f"py:{source}: {error}") from error
+    except Exception as error:  # the user's code raises any type of error
+        raise ModelError(f"py:{source} failed: {type(error).__name__}: {error}") from error
     return replace(wrap(network.eval() if isinstance(network, torch.nn.Module) else network), name=name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,8 +11,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seewhy.errors import OptionError
+from seewhy.inputs.arrays import tensor_of
 
 TargetFunction = Callable[[Any], Tensor]
+
+
+@dataclass(frozen=True)
+class LogitFunction:
+    """A target function of class scores, with classes on the second axis whatever the layout of the output.
+
+    It receives what enters a final softmax or sigmoid, where there is one.
+    """
+
+    function: TargetFunction
+
+    def __call__(self, output: Any) -> Tensor:
+        """The score of each sample."""
+        return self.function(output)
 
 
 def region(index: int, mask: Any) -> TargetFunction:
@@ -19,7 +35,7 @@ def region(index: int, mask: Any) -> TargetFunction:
 
     Vinogradova et al. 2020, eq. 2. The output must be [N, classes, *P].
     """
-    selected = torch.as_tensor(mask, dtype=torch.bool)
+    selected = tensor_of(mask).bool()
 
     def score(output: Tensor) -> Tensor:
         if output.shape[2:] != selected.shape:
@@ -29,7 +45,7 @@ def region(index: int, mask: Any) -> TargetFunction:
             )
         return (output[:, index] * selected.to(output)).flatten(1).sum(1)
 
-    return score
+    return LogitFunction(score)
 
 
 def box(index: int, top: int, left: int, bottom: int, right: int) -> TargetFunction:
@@ -41,12 +57,12 @@ def box(index: int, top: int, left: int, bottom: int, right: int) -> TargetFunct
             raise OptionError(f"the box {(top, left, bottom, right)} is outside the output {list(output.shape[2:])}.")
         return inside.flatten(1).sum(1)
 
-    return score
+    return LogitFunction(score)
 
 
 def similarity(embedding: Any) -> TargetFunction:
     """Cosine similarity of the output [N, D] with an embedding [D]."""
-    other = torch.as_tensor(embedding)
+    other = tensor_of(embedding)
     return lambda output: F.cosine_similarity(output, other.to(output)[None], dim=1)
 
 
@@ -72,4 +88,4 @@ def contrast(index: int, rivals: int | Sequence[int] = 3, alpha: float = 1.0) ->
         p = output.detach().softmax(1).gather(1, others)
         return (p * (z - alpha * output.gather(1, others))).sum(1) / p.sum(1)
 
-    return score
+    return LogitFunction(score)

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional as F
 
-from seewhy.axes.layout import FeatureLayout, find_feature_layout
-from seewhy.errors import ModelError
+from seewhy.axes.feature_layout import FeatureLayout
+from seewhy.errors import ModelError, NoGradientError
 from seewhy.models.function_observer import FunctionObserver
 
 from .autograd_graph import nodes_reachable_from, producing_node
-from .execution import ExecutionRecord, innermost_call, record_execution, spatial_grids
+from .execution import ExecutionRecord, feature_layouts, innermost_call, record_execution
 from .forward import run_forward
 from .network_cache import cached_per_network
 from .outputs import iter_tensors
@@ -59,7 +59,9 @@ class AttentionPlan(NamedTuple):
     Attributes:
         network_parts: the forward function and the layers; the plan is valid as long as these are the same objects.
         patch_layout: the position of the patch tokens among all tokens.
-        attention_count: number of attention operations per forward pass.
+        attention_count: number of attention operations on the way from the input to the score.
+        recorded_count: number of attention operations per forward pass.
+        indices: the indices of those on the way, in execution order.
         description: the attention operations and the grid in words, for `layer_reason`.
         block_layers: the layer that ends each block, one per attention operation, in execution order; empty: not found.
         reason: why `block_layers` is empty.
@@ -68,6 +70,8 @@ class AttentionPlan(NamedTuple):
     network_parts: list[ref[Any]]
     patch_layout: FeatureLayout
     attention_count: int
+    recorded_count: int
+    indices: tuple[int, ...]
     description: str
     block_layers: tuple[str, ...]
     reason: str
@@ -172,12 +176,13 @@ def _make_plan(model: Model, x: Inputs, reduction_layer: str | None) -> Attentio
             "matrix product with the result of a softmax (compiled and scripted modules cannot be observed); "
             f"{ALTERNATIVES}."
         )
-    shapes = ", ".join(dict.fromkeys(str(list(a.weights.shape)) for a in attentions))
     reached = set(nodes_reachable_from(t.grad_fn for t in record.target_output))
-    if any(a.edge is None or a.edge.node not in reached for a in attentions):
-        raise ModelError(
-            f"the score of {name} does not depend on all of its attention through autograd; {ALTERNATIVES}."
-        )
+    recorded_count = len(attentions)
+    indices = tuple(i for i, a in enumerate(attentions) if a.edge is not None and a.edge.node in reached)
+    if not indices or any(a.edge is None for a in attentions):
+        raise NoGradientError(f"the score of {name} does not depend on its attention through autograd.")
+    attentions = [attentions[i] for i in indices]
+    shapes = ", ".join(dict.fromkeys(str(list(a.weights.shape)) for a in attentions))
     rectangular = next((a for a in attentions if a.weights.shape[-2] != a.weights.shape[-1]), None)
     if rectangular is not None:
         queries, keys = rectangular.weights.shape[-2:]
@@ -191,7 +196,7 @@ def _make_plan(model: Model, x: Inputs, reduction_layer: str | None) -> Attentio
             f"the attention of {name} is not between all tokens: its weights have the shapes {shapes}, as in windowed "
             f"or hierarchical networks; {ALTERNATIVES}."
         )
-    layout = _patch_layout(record, count, x, model)
+    layout = _patch_layout(record, count, x)
     if layout is None or any(a.weights.ndim == 4 and a.weights.shape[0] != 1 for a in attentions):
         raise ModelError(
             f"the attention weights of {name} have the shapes {shapes} for one input of size {list(x.shape[2:])}: that "
@@ -199,35 +204,38 @@ def _make_plan(model: Model, x: Inputs, reduction_layer: str | None) -> Attentio
             f"{ALTERNATIVES}."
         )
     if any(a.weights.ndim == 3 for a in attentions):
-        _check_sample_order(model, x, attentions)
+        _check_sample_order(model, x, attentions, indices)
     grid = " × ".join(map(str, layout.grid))
     prefix = f" after {layout.prefix} other token{'s' * (layout.prefix > 1)}" if layout.prefix else ""
     description = f"{len(attentions)} attention layers with {count} tokens: {grid} patches{prefix}"
+    if len(indices) < recorded_count:
+        description += f"; {recorded_count - len(indices)} not on the way from the input to the score are not used"
     block_layers, reason = _block_layers(record, attentions, count)
     if block_layers:
         reason = _why_tokens_cannot_be_appended(model, x, reduction_layer, block_layers, record)
-    return AttentionPlan([], layout, len(attentions), description, () if reason else block_layers, reason)
+    used = () if reason else block_layers
+    return AttentionPlan([], layout, len(attentions), recorded_count, indices, description, used, reason)
 
 
-def _patch_layout(record: ExecutionRecord, count: int, x: Inputs, model: Model) -> FeatureLayout | None:
-    """The position of the patches among `count` tokens [N, T, D]."""
-    size, channels_last = tuple(x.shape[2:]), model.layout is not None and model.layout.endswith("C")
-    grids = spatial_grids(record.calls, x, channels_last)
-    for width in dict.fromkeys(
-        c.shape[2] for c in record.calls if c.shape is not None and len(c.shape) == 3 and c.shape[1] == count
-    ):
-        layout = find_feature_layout((1, count, width), size, grids, channels_last)
-        if layout is not None and layout.channel_axis == 2 and layout.spatial:
-            return layout._replace(prefix=layout.prefix or 0)
+def _patch_layout(record: ExecutionRecord, count: int, x: Inputs) -> FeatureLayout | None:
+    """The layout of one value for each of `count` tokens, [N, T, 1], from the first layer that returns so many."""
+    for call, layout in zip(record.calls, feature_layouts(record.calls, tuple(x.shape[2:])), strict=True):
+        shape = call.shape or ()
+        if layout is None or not layout.spatial or len(shape) != 3 or shape[1] != count or layout.channel_axis != 2:
+            continue
+        if {layout.axis_of(i) for i in layout.positions} == {1}:  # not partly on the axis of the samples, as in windows
+            return layout._replace(sizes=(*layout.sizes[:-1], 1))
     return None
 
 
-def _check_sample_order(model: Model, x: Inputs, attentions: Sequence[AttentionWeights]) -> None:
+def _check_sample_order(
+    model: Model, x: Inputs, attentions: Sequence[AttentionWeights], indices: tuple[int, ...]
+) -> None:
     """Refuse weights [N · heads, T, T] in which the heads of one sample are not adjacent."""
     two_samples = torch.cat([x[:1], torch.zeros_like(x[:1])])
     with record_attention() as pair_attentions:
         run_forward(model, two_samples, graph=False)
-    for single, pair in zip(attentions, pair_attentions, strict=True):
+    for single, pair in zip(attentions, [pair_attentions[i] for i in indices], strict=True):
         head_count = len(single.weights)
         if single.weights.ndim == 3 and not torch.allclose(pair.weights[:head_count], single.weights, atol=1e-4):
             raise ModelError(
@@ -290,7 +298,8 @@ def _why_tokens_cannot_be_appended(
     outputs = (t for t in iter_tensors(done.target_output) if t.is_floating_point())
     for output, recorded in zip(outputs, record.target_output, strict=True):
         expected = recorded.detach()
-        if output.shape != expected.shape or not bool((output - expected).abs().max() <= 1e-3 * expected.abs().max()):
+        allowed = max(1e-3, 8 * torch.finfo(expected.dtype).eps) * expected.abs().max()
+        if output.shape != expected.shape or not bool((output - expected).abs().max() <= allowed):
             return "the output of the layers after the last block depends on the number of samples"
     return ""
 
@@ -309,17 +318,19 @@ def attention_per_sample(
     Raises:
         ModelError: their number or shapes differ from the plan.
     """
-    tokens = math.prod(plan.patch_layout.grid) + (plan.patch_layout.prefix or 0)
+    recorded_count = len(attentions)
+    attentions = [attentions[i] for i in plan.indices if i < recorded_count]
+    tokens = math.prod(plan.patch_layout.grid) + sum(plan.patch_layout.tokens or ())
     wrong = [
         a for a in attentions
         if a.weights.shape[-2:] != (tokens, tokens) or a.weights.shape[0] % count
         or (a.weights.ndim == 4 and len(a.weights) != count)
     ]  # fmt: skip
-    if wrong or len(attentions) != plan.attention_count:
+    if wrong or recorded_count != plan.recorded_count:
         shapes = [list(a.weights.shape) for a in wrong or attentions]
         raise ModelError(
-            f"{model.name} computes {len(attentions)} attentions with weights of shape {shapes[:3]} for {count} "
-            f"samples, but {plan.attention_count} with {tokens} tokens for the first sample alone: its attention "
+            f"{model.name} computes {recorded_count} attentions with weights of shape {shapes[:3]} for {count} "
+            f"samples, but {plan.recorded_count} with {tokens} tokens for the first sample alone: its attention "
             "depends on the batch."
         )
     return [AttentionWeights(a.weights.reshape(count, -1, tokens, tokens), a.edge) for a in attentions]

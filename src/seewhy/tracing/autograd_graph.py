@@ -14,6 +14,11 @@ from torch.autograd.graph import Node
 # recorded one by one.
 SCRIPTED_NODE = "DifferentiableGraphBackward"
 BATCH_NORM_NODE = "NativeBatchNormBackward0"
+CHECKPOINT_NODE = "CheckpointFunctionBackward"  # of use_reentrant=True
+CHECKPOINT_REFUSED = (
+    "the network uses gradient checkpointing (torch.utils.checkpoint), which torch.autograd.grad does not support "
+    "here: turn it off, or use use_reentrant=False."
+)
 # Nodes that only move or copy values (dropout does in evaluation mode).
 VALUE_PRESERVING_NODES = {f"{name}Backward{i}" for i in (0, 1) for name in (
     "View", "UnsafeView", "ReshapeAlias", "Permute", "Transpose", "Clone", "Alias", "Squeeze", "Unsqueeze", "Slice",

@@ -129,10 +129,11 @@ def _record_constant(terms: list[BiasTerm], name: str, constant: Tensor, result:
 def _nonlinearity_bias(func: Any, args: Any, kwargs: Any) -> Tensor:
     """f(z) - f'(z) z."""
     z = args[0].detach().requires_grad_()
-    with torch.enable_grad():
+    # saved here, not by the hooks of a checkpointed block
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, lambda saved: saved):
         y = func(z.clone(), *args[1:], **kwargs)  # a clone, because some functions work in place
         (slope,) = torch.autograd.grad(y.sum(), z)
-    bias: Tensor = (y - slope * z).detach()
+    bias: Tensor = y.detach() - slope * z.detach()
     return bias
 
 

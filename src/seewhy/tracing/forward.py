@@ -16,6 +16,7 @@ from seewhy.models import module_tree
 from seewhy.models.eval_mode import module_eval_mode
 
 from .autograd_graph import fix_batch_norm_gradients
+from .final_activation import NetworkOutput, observe_final_activations
 from .layer_hooks import append_mean_token_copies, intercept_features, record_layer_outputs
 from .outputs import describe_output, is_finite, iter_tensors, select_samples
 
@@ -30,18 +31,23 @@ class ForwardPass(NamedTuple):
     Attributes:
         x: the input [N, C, *S], a leaf of the autograd graph.
         output: the model's output.
-        target_output: the output from which the target scores are computed: the model's, or the reduction layer's.
+        explained: the output from which the target scores are computed: the model's, or the reduction layer's.
         features: the output of the feature layer, in its own layout.
         mean_tokens: the mean token of each block [N, 1, D].
-        mean_token_outputs: the target output for these mean tokens, block after block [blocks · N, ...].
+        mean_token_outputs: `explained` for these mean tokens, block after block [blocks · N, ...].
     """
 
     x: Inputs
     output: Any
-    target_output: Any
+    explained: NetworkOutput
     features: Tensor | None = None
     mean_tokens: tuple[Tensor, ...] = ()
-    mean_token_outputs: Any = None
+    mean_token_outputs: NetworkOutput | None = None
+
+    @property
+    def target_output(self) -> Any:
+        """The output from which the target scores are computed, as the network or layer returned it."""
+        return self.explained.value
 
 
 @contextmanager
@@ -80,6 +86,7 @@ def run_forward(
     leaf = x.detach().clone().requires_grad_(graph)
     count = len(x if replacement is None else replacement)
     with (
+        observe_final_activations() as activations,
         # weights are frozen: a graph is recorded only from the input or from the features
         torch.set_grad_enabled(graph or (feature_layer is not None and replacement is None)),
         intercept_features(model, feature_layer, cut=not graph, replacement=replacement) as features,
@@ -110,25 +117,27 @@ def run_forward(
             f"layer {feature_layer!r} ran {len(features)} times in one forward pass of this input: a feature layer "
             "must run exactly once."
         )
-    target_output, mean_token_outputs = output if reduction_layer is None else reduction_outputs[0], None
+    explained = activations.output_of(output if reduction_layer is None else reduction_outputs[0], model)
+    mean_token_outputs = None
     if mean_token_layers:
-        mean_token_outputs = select_samples(target_output, count, total, total)
-        output, target_output = (select_samples(o, 0, count, total) for o in (output, target_output))
+        mean_token_outputs = select_samples(explained, count, total, total)
+        output, explained = (select_samples(o, 0, count, total) for o in (output, explained))
     layer_features = features[0] if features else None
-    return ForwardPass(leaf, output, target_output, layer_features, tuple(mean_tokens), mean_token_outputs)
+    return ForwardPass(leaf, output, explained, layer_features, tuple(mean_tokens), mean_token_outputs)
 
 
 def call_model(model: Model, x: Inputs) -> Any:
     """The model's output for a batch [N, C, *S], in the model's own layout; arrays become tensors.
 
     Raises:
-        ModelError: the forward pass fails; the message contains the model's own error.
+        ModelError: the forward pass fails; the message contains the type and text of the model's own error, which is
+            its cause.
     """
     try:
         output = model.forward(from_canonical(x, model.layout))
     except SeewhyError:
         raise
-    except (RuntimeError, ValueError, IndexError) as error:
+    except Exception as error:  # a network raises any type of error
         if is_out_of_memory(error):
             raise
         if any(w.is_inference() for w in model_weights(model)):
@@ -137,7 +146,8 @@ def call_model(model: Model, x: Inputs) -> Any:
                 "network outside torch.inference_mode()."
             ) from error
         shape = list(from_canonical(x, model.layout).shape)
-        raise ModelError(f"{model.name} failed on an input of shape {shape}: {error}") from error
+        reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise ModelError(f"{model.name} failed on an input of shape {shape}: {reason}") from error
     return torch.from_numpy(output) if isinstance(output, np.ndarray) else output
 
 

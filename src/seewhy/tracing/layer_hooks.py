@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def layers_unavailable_reason(model: Model) -> str:
     """The error message for a model whose layers are not accessible."""
-    if model.conversion is not None:
+    if model.module is not None or model.conversion is not None:
         reason = model.lacks or (
             "they are the layers of its conversion to torch, which is verified on an input: pass x"
         )

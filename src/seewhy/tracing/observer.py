@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from seewhy.models import module_tree
@@ -46,7 +47,7 @@ def observe_calls(module: nn.Module, observer: CallObserver) -> Iterator[None]:
         owner = layers[running[-1]]
         if owner is not module and not module_tree.has_child_layers(owner):
             return func(*args, **kwargs)
-        versions = [(t, t._version) for t in iter_tensors(args)]
+        versions = [(t, _version(t)) for t in iter_tensors(args)]
         result = func(*args, **kwargs)
         if not _has_new_values(result, name, versions):
             return result
@@ -83,13 +84,13 @@ def observe_layers(
 
     with ExitStack() as stack:
         for layer, name in names.items():
-            if name:
+            if name and not isinstance(layer, torch.jit.ScriptModule):  # which refuses hooks
                 stack.callback(layer.register_forward_pre_hook(pre_hook).remove)
                 stack.callback(layer.register_forward_hook(hook).remove)
         yield
 
 
-def _has_new_values(result: Any, name: str, versions: list[tuple[Tensor, int]]) -> bool:
+def _has_new_values(result: Any, name: str, versions: list[tuple[Tensor, int | float]]) -> bool:
     """Whether a function computed new values: its result is no view or copy, nor a tensor of which only a flag was set.
 
     Args:
@@ -99,7 +100,12 @@ def _has_new_values(result: Any, name: str, versions: list[tuple[Tensor, int]]) 
     """
     if not isinstance(result, Tensor) or name in COPY_FUNCTIONS or name == "get":
         return False
-    return not any(result._version == version if result is t else _share_storage(result, t) for t, version in versions)
+    return not any(_version(result) == version if result is t else _share_storage(result, t) for t, version in versions)
+
+
+def _version(tensor: Tensor) -> int | float:
+    """The number of in-place changes; NaN for tensors of inference mode, which do not count them."""
+    return float("nan") if tensor.is_inference() else tensor._version
 
 
 def _share_storage(a: Tensor, b: Tensor) -> bool:

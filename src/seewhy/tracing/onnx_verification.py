@@ -100,7 +100,7 @@ def _compare_outputs(model: Model, converted: Model, x: Inputs) -> float | str:
     try:
         with eval_mode(converted):
             output = run_forward(converted, x, graph=False).output
-    except (ModelError, TypeError, AttributeError, KeyError, NotImplementedError, AssertionError) as error:
+    except ModelError as error:
         assert converted.module is not None
         with eval_mode(converted):
             layer = failing_layer(converted.module, lambda: converted.forward(from_canonical(x[:1], model.layout)))

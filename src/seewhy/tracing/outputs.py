@@ -105,3 +105,8 @@ def select_samples(output: Any, start: int, stop: int, count: int) -> Any:
         count: number of samples; tensors whose first axis has another size are returned unchanged.
     """
     return map_outputs(lambda t: t[start:stop] if t.ndim and len(t) == count else t, output)
+
+
+def kernel_precision(values: Tensor) -> Tensor:
+    """Values in the precision in which kernels compute: half precision becomes single, others are unchanged."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

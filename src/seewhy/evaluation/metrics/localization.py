@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from seewhy.errors import OptionError
+from seewhy.inputs.arrays import tensor_of
 
 from .perturbation_curves import maps_at_input_size
 
@@ -73,7 +74,7 @@ def energy(model: Model, e: Explanation, *, mask: Any) -> tuple[Tensor, Tensor]:
 
 def _checked_mask(e: Explanation, mask: Any) -> Tensor:
     """The mask as Booleans [N, *S]."""
-    checked = torch.as_tensor(mask).bool()
+    checked = tensor_of(mask).bool()
     size, n = tuple(e.input.shape[2:]), len(e.input)
     if tuple(checked.shape) not in (size, (n, *size)) or not checked.flatten(-len(size)).any(-1).all():
         raise OptionError(

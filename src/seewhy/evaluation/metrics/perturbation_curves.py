@@ -11,17 +11,19 @@ import torch
 from seewhy import maps
 from seewhy.engine.baselines import resolve_baseline
 from seewhy.errors import OptionError
-from seewhy.incremental import MIN_SAMPLES_TO_TRACE, output_function, prepare_network
+from seewhy.incremental import MIN_SAMPLES_TO_TRACE, PreparedNetwork, output_function, prepare_network
 from seewhy.models import module_tree
 from seewhy.targets import scoring
+from seewhy.targets.parsing import ClassIndices
 from seewhy.targets.predict import class_probabilities
-from seewhy.tracing.forward import eval_mode, resolve_device
+from seewhy.tracing.forward import eval_mode, resolve_device, run_forward
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from seewhy.model import Model
     from seewhy.results import Explanation
+    from seewhy.tracing.final_activation import NetworkOutput
     from seewhy.types import Inputs
 
 PERTURBATION_BATCH_SIZE = 8
@@ -190,7 +192,12 @@ def score_function(
     """
     device = resolve_device(model, "auto")[1] or x.device
     use_incremental = model.module is not None and layer is None and expected_calls * len(x) >= MIN_SAMPLES_TO_TRACE
-    outputs = output_function(model, prepare_network(model, x[:1].to(device)) if use_incremental else "few", layer)
+    prepared: PreparedNetwork | str = "few calls"
+    if use_incremental:
+        with eval_mode(model):
+            activation = run_forward(model, x[:1].to(device), graph=False).explained.activation
+        prepared = prepare_network(model, x[:1].to(device), activation)
+    outputs = output_function(model, prepared, layer)
 
     def scores(points: Inputs) -> Tensor:
         batches = []
@@ -198,11 +205,9 @@ def score_function(
             for start in range(0, len(points), PERTURBATION_BATCH_SIZE):
                 part = slice(start, start + PERTURBATION_BATCH_SIZE)
                 output = outputs(points[part].to(device))
-                batch_target = target if callable(target) else target[part].to(device)
-                score_kind = score or (
-                    "logit" if callable(target) or _has_no_class_logits(output, model) else "probability"
-                )
-                resolved = scoring.resolve_target(batch_target, score_kind, model, output, slice(None))
+                batch_target = target if callable(target) else ClassIndices(target[part].to(device))
+                score_kind = score or ("logit" if callable(target) else _default_score(output, model))
+                resolved = scoring.resolve_target(batch_target, score_kind, model, output, slice(None), layer)
                 batches.append(
                     scoring.score_values(scoring.compute_scores(resolved, output, model, rescale=False))[:, 0]
                 )
@@ -211,10 +216,10 @@ def score_function(
     return scores
 
 
-def _has_no_class_logits(output: Any, model: Model) -> bool:
-    """Whether the output is something other than the logits of at least two classes."""
-    values, are_probabilities = class_probabilities(output, model)
-    return values is None or are_probabilities or values.ndim > 2 or values.shape[1] < 2
+def _default_score(output: NetworkOutput, model: Model) -> str:
+    """The score that is a probability, if the network has one per class; else the output itself."""
+    probabilities, already = class_probabilities(output, model)
+    return "logit" if probabilities is None or already or probabilities.ndim > 2 else "probability"
 
 
 def reduction_layer_name(model: Model, e: Explanation) -> str | None:

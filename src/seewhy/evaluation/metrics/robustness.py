@@ -11,6 +11,7 @@ from seewhy.axes.layout import from_canonical
 from seewhy.engine.random_numbers import normal_sampler
 from seewhy.errors import OptionError
 from seewhy.evaluation.rank_correlation import normalized_ranks
+from seewhy.targets.parsing import ClassIndices
 
 from .perturbation_curves import explained_score_function, maps_at_input_size, reduction_layer_name
 
@@ -175,4 +176,6 @@ def _explain_at(model: Model, e: Explanation, x: Inputs) -> Explanation:
         raise OptionError("this explanation has no `call`, so it cannot be computed again at another input.")
     upsample = "none" if e.maps.shape[2:] != e.input.shape[2:] else "bicubic"
     call = replace(e.call, reduction_layer=reduction_layer_name(model, e))
-    return call(model, from_canonical(x, model.layout), target=e.targets, upsample=upsample, progress=False)
+    return call(
+        model, from_canonical(x, model.layout), target=ClassIndices(e.targets), upsample=upsample, progress=False
+    )

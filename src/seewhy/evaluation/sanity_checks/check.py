@@ -24,6 +24,7 @@ from seewhy.methods import METHODS, Method, method_identity
 from seewhy.models import wrap
 from seewhy.results import Evidence, MethodVerdict, unique_names
 from seewhy.targets import scoring
+from seewhy.targets.parsing import ClassIndices, check_target
 from seewhy.targets.predict import class_probabilities
 from seewhy.tracing.forward import eval_mode, run_forward
 from seewhy.tracing.outputs import concatenate_outputs
@@ -133,6 +134,7 @@ def check(
 
         def maps_of(network: Model, target: Any, seed: int, methods: Sequence[Any]) -> list[Explanation]:
             batch = from_canonical(inputs, model.layout)
+            target = target if callable(target) else ClassIndices(target)
             result = explain(network, batch, list(methods), target=target, upsample="none", seed=seed, progress=False)
             advance(len(inputs))
             return list(result)
@@ -225,10 +227,10 @@ def _method_record(method: str | Method | EnsembleMethod) -> Method:
 
 def _resolve_check_target(model: Model, x: Inputs, target: Any, seed: int) -> CheckTarget:
     """The class of each input and the classes to compare it with: the highest-scoring other one, and a random one."""
-    scoring.check_target(target, len(x), model)
+    check_target(target, len(x), model)
     with eval_mode(model), torch.no_grad():
         output = concatenate_outputs(
-            [run_forward(model, part, graph=False).output for part in x.split(FORWARD_BATCH_SIZE)]
+            [run_forward(model, part, graph=False).explained for part in x.split(FORWARD_BATCH_SIZE)]
         )
     resolved = scoring.resolve_target(target, "logit", model, output, slice(0, len(x)))
     if resolved.indices is None or resolved.indices.shape[1] != 1:
@@ -236,7 +238,7 @@ def _resolve_check_target(model: Model, x: Inputs, target: Any, seed: int) -> Ch
             raise OptionError(f"target={target!r}: check takes exactly one class per input.")
         return CheckTarget(target, target, ("",) * len(x), "the target is a function of the output, not a class")
     chosen = resolved.indices.cpu()
-    labels = tuple(row[0] for row in scoring.class_names(chosen, model.labels))
+    labels = tuple(row[0] for row in resolved.labels)
     totals = scoring.class_scores(output, model).detach().cpu()
     totals = totals.flatten(2).sum(2) if totals.ndim > 2 else totals
     classes = totals.shape[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from seewhy.axes.layout import from_canonical
 from seewhy.errors import ModelError, OptionError, check_choice, unknown_name_error
 from seewhy.feature_layers.table import ROOT_NAME
 from seewhy.feature_layers.table import layers as list_layers
 from seewhy.models import keras, module_tree, wrap
-from seewhy.tracing.forward import eval_mode
+from seewhy.tracing.forward import call_model, eval_mode
 from seewhy.tracing.validation import prepare_model_and_input
+
+from .reparametrized_weights import copy_module, initialized_parameter, update_derived_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,14 +134,14 @@ def _row_range(rows: Sequence[tuple[str, list[str]]], layer: str | int, count: i
 def randomize_parameters(model: Model, names: set[str], how: str, seed: int) -> Model:
     """Copy the model and randomize the parameters `names`; `how` as for `randomize`."""
     assert model.module is not None
-    module = copy.deepcopy(model.module)
+    module = copy_module(model.module)
     tensors, call = module_tree.named_parameters(module), model.call
     with torch.no_grad():
         for index, (name, weight) in enumerate(tensors.items()):
             if name in names:
-                owner, _, parameter = name.rpartition(".")
-                layer, generator = module_tree.get_layer(module, owner), _parameter_generator(seed, index)
-                weight.copy_(_initial_values(layer, parameter, weight, how, generator))
+                layer, parameter = initialized_parameter(module, name)
+                weight.copy_(_initial_values(layer, parameter, weight, how, _parameter_generator(seed, index)))
+        update_derived_values(module, names, how)
     return replace(
         model,
         forward=module if call is None else lambda x: call(module, x),
@@ -170,7 +170,7 @@ def recompute_batch_statistics(model: Model, layers: set[str], x: Any) -> None:
     with eval_mode(model), torch.no_grad():
         for norm in norms:
             norm.training, norm.momentum = True, None  # statistics of this forward pass only
-        model.forward(from_canonical(inputs, model.layout))
+        call_model(model, inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
@@ -192,7 +192,7 @@ def _recompute_keras_statistics(model: Model, layers: set[str], x: Any) -> None:
     ]
     try:
         with eval_mode(model), torch.no_grad():
-            model.forward(from_canonical(inputs, model.layout))
+            call_model(model, inputs)
     finally:
         for handle in handles:
             handle.remove()

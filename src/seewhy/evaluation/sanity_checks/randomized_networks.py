@@ -17,7 +17,8 @@ from seewhy.errors import ModelError, OptionError
 from seewhy.evaluation.rank_correlation import normalized_ranks
 from seewhy.feature_layers.selection import copy_survey
 from seewhy.models import module_tree
-from seewhy.tracing.forward import eval_mode, run_forward
+from seewhy.tracing.final_activation import observe_final_activations
+from seewhy.tracing.forward import call_model, eval_mode, run_forward
 from seewhy.tracing.observer import observe_layers
 from seewhy.tracing.outputs import concatenate_outputs, iter_tensors
 from seewhy.tracing.validation import prepare_model_and_input
@@ -182,7 +183,11 @@ def _multi_head_model(model: Model, x: Inputs, last_parameters: list[str], draws
         return layer_calls[-1][0] if is_last else None
 
     with eval_mode(model), torch.no_grad():
-        if trunk(from_canonical(x[:1], model.layout)) is None:
+        # the softmax of several heads is not the softmax of their joint scores
+        if (
+            run_forward(model, x[:1], graph=False).explained.activation
+            or trunk(from_canonical(x[:1], model.layout)) is None
+        ):
             return None
     names = set(last_parameters)
     copies = [randomize_parameters(model, names, "init", seed + 1 + draw).module for draw in range(draws)]
@@ -236,7 +241,7 @@ def _scores(model: Model, x: Inputs) -> Tensor:
     """The first output, flattened: [N, at most 10000]."""
     with eval_mode(model), torch.no_grad():
         output = concatenate_outputs(
-            [run_forward(model, part, graph=False).output for part in x.split(FORWARD_BATCH_SIZE)]
+            [run_forward(model, part, graph=False).explained.logits for part in x.split(FORWARD_BATCH_SIZE)]
         )
     first = next(iter(iter_tensors(output)))
     return first.detach().cpu().flatten(1)[:, :10000]
@@ -253,7 +258,9 @@ def _output_spreads(model: Model, x: Inputs) -> list[float]:
 
     assert model.module is not None
     with eval_mode(model), torch.no_grad(), observe_layers(model.module, record):
-        output = model.forward(from_canonical(x[:SPREAD_SAMPLES], model.layout))
+        with observe_final_activations() as activations:  # outputs may be NaN, which a forward pass would refuse
+            output = call_model(model, x[:SPREAD_SAMPLES])
+        output = activations.output_of(output, model).logits
     last = next(iter(iter_tensors(output))).detach()
     return [*spreads, float(last.std(0).mean()) if len(last) > 1 else float(last.std())]
 

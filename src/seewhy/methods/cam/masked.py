@@ -82,4 +82,4 @@ def _weighted_channel_sum(weights: Tensor, activations: Features) -> Tensor:
     """sum_c w_c A_c: [C, N, K], [N, C, *S] -> [N, K, 1, *S]."""
     import torch
 
-    return torch.einsum("cnk,nc...->nk...", weights, activations).unsqueeze(2)
+    return torch.einsum("cnk,nc...->nk...", weights.to(activations), activations).unsqueeze(2)

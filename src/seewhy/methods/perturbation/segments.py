@@ -48,7 +48,9 @@ def _checked_labels(given: Any, count: int, size: tuple[int, ...]) -> Tensor:
     import torch
 
     try:
-        labels = torch.as_tensor(given)
+        from seewhy.inputs.arrays import tensor_of
+
+        labels = tensor_of(given)
     except (TypeError, ValueError, RuntimeError):
         raise OptionError(
             f"segments of type {type(given).__name__}: 'superpixels', 'grid' or whole numbers are needed."
