@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import seewhy
-from seewhy.engine.core import run_order
 from seewhy.engine.families import FAMILIES, input_gradients
+from seewhy.engine.job import run_order
 from seewhy.methods.cam.gradcam import gradcam
 from seewhy.methods.gradient.integrated_gradients import integrated_gradients
 from seewhy.methods.perturbation.occlusion import occlusion

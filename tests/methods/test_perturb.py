@@ -186,7 +186,7 @@ def all_orders(monkeypatch):
         orders = torch.tensor(list(itertools.permutations(range(width)))[start:stop])
         return orders.float() / width
 
-    monkeypatch.setattr("seewhy.engine.core.uniform_sampler", lambda _seed: draw_orders)
+    monkeypatch.setattr("seewhy.engine.job.uniform_sampler", lambda _seed: draw_orders)
     return math.factorial
 
 

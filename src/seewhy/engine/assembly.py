@@ -23,7 +23,7 @@ from seewhy.tracing.outputs import concatenate_outputs
 from .families import FAMILIES
 
 if TYPE_CHECKING:
-    from .core import JobResult
+    from .job import JobResult
 
 
 def make_explanations(done: JobResult, seconds: float) -> list[Explanation]:

@@ -23,9 +23,9 @@ from seewhy.tracing.validation import prepare_model_and_input
 
 from .assembly import average_layers, make_explanations
 from .batch import RequestedMethod
-from .core import Job, run_job
 from .ensembles import CopyMean, add_copy, copy_of_input, mean_explanation
 from .families import FAMILIES
+from .job import Job, run_job
 from .multi_input import InputItem, InputPlan, plan_multi_input
 from .progress import track_progress
 from .validation import (

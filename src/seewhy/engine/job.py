@@ -1,4 +1,4 @@
-"""The core: runs one job, batch by batch. All methods of a job share the forward pass of each batch."""
+"""Jobs: methods that share the forward passes of one input. A job is run batch by batch."""
 
 from __future__ import annotations
 
