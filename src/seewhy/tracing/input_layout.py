@@ -86,7 +86,7 @@ def _input_layout(axes: Axes, channels: str | None, tokens: str | None) -> str |
     letters = [axis.factors[0].letter if axis.factors else "" for axis in axes]  # type: ignore[union-attr]
     if channels is None and tokens is not None and len(letters) == 3:
         channels = next(letter for letter in letters if letter not in ("N", tokens))
-    if channels is None or (channels and channels not in letters):
+    if channels is None or (channels and channels not in letters) or (not channels and letters.count("") > 1):
         return None
     names = iter(POSITION_NAMES.get(sum(letter not in ("N", channels) for letter in letters), "STUVW"))
     return "".join("N" if letter == "N" else "C" if letter == channels else next(names) for letter in letters)
